@@ -1,0 +1,49 @@
+// The instruction-set levels, which of them this binary has, and which one was chosen.
+//
+// Every CPU source in kernels/ is compiled once per level, inside `namespace lamina::<level>`, and exports one table
+// of function pointers. AMX has no sources of its own: it is AVX-512 plus a run-time permission that the matrix
+// kernels ask for (`has_amx()`), because no compiler emits tile instructions unasked.
+#pragma once
+
+#include <string>
+#include <vector>
+
+namespace lamina {
+
+enum class Isa : int { baseline, neon, avx2, avx512, amx };
+
+const char* name_of(Isa);
+std::vector<Isa> isa_levels_built();
+bool is_supported(Isa);  // by this machine and its kernel, for a level that was built
+
+// The level in use: the best supported one, or LAMINA_ISA (read once, at first use).
+// Throws std::runtime_error if LAMINA_ISA names a level that this build or machine does not have.
+Isa isa();
+bool has_amx();
+
+}  // namespace lamina
+
+#if defined(LAMINA_BUILD_AVX512)
+#define LAMINA_IF_AVX512(x) x
+#else
+#define LAMINA_IF_AVX512(x)
+#endif
+#if defined(LAMINA_BUILD_AVX2)
+#define LAMINA_IF_AVX2(x) x
+#else
+#define LAMINA_IF_AVX2(x)
+#endif
+
+// LAMINA_KERNEL_TABLE(FooKernels, foo_kernels) in foo.h declares the per-level tables lamina::<level>::foo_kernels,
+// which the level's source defines, and lamina::foo_kernels(), the table of the level in use.
+#define LAMINA_KERNEL_TABLE(Table, table)                       \
+  namespace baseline { extern const Table table; }              \
+  LAMINA_IF_AVX2(namespace avx2 { extern const Table table; })  \
+  LAMINA_IF_AVX512(namespace avx512 { extern const Table table; }) \
+  inline const Table& table() {                                 \
+    switch (isa()) {                                            \
+      LAMINA_IF_AVX512(case Isa::amx: case Isa::avx512: return avx512::table;) \
+      LAMINA_IF_AVX2(case Isa::avx2: return avx2::table;)       \
+      default: return baseline::table;                          \
+    }                                                           \
+  }

@@ -1,0 +1,40 @@
+// parallel_for: the one way in which CPU kernels use more than one core.
+//
+// Work is cut into chunks by shape only, never by thread count, so results have the same bits for any number of
+// threads. The caller takes part and never waits for a worker that has not started; a nested or concurrent call runs
+// inline on the thread that made it. Bodies must not throw.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace lamina {
+
+// Number of threads that parallel_for may use, and where the number came from ("LAMINA_NUM_THREADS", "OMP_NUM_THREADS",
+// "affinity", "cgroup quota" or "set_num_threads").
+int num_threads();
+std::string num_threads_source();
+void set_num_threads(int n);  // n >= 1
+
+void parallel_run(int64_t chunks, void (*body)(const void* context, int64_t chunk), const void* context);
+
+// Runs body(chunk) once for every chunk in [0, chunks), in any order.
+template <class F>
+[[gnu::always_inline]] inline void parallel_for(int64_t chunks, const F& body) {
+  if (chunks == 1) return body(int64_t(0));
+  parallel_run(
+      chunks, [](const void* context, int64_t chunk) { (*static_cast<const F*>(context))(chunk); }, &body);
+}
+
+// Cuts [0, n) into ranges of `grain` elements (the last may be shorter) and runs body(begin, end) for each.
+template <class F>
+[[gnu::always_inline]] inline void parallel_ranges(int64_t n, int64_t grain, const F& body) {
+  if (n <= 0) return;
+  if (n <= grain) return body(int64_t(0), n);
+  parallel_for((n + grain - 1) / grain, [&](int64_t chunk) {
+    const int64_t begin = chunk * grain, end = begin + grain < n ? begin + grain : n;
+    body(begin, end);
+  });
+}
+
+}  // namespace lamina
