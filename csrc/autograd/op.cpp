@@ -1,0 +1,233 @@
+#include "autograd/op.h"
+
+#include <algorithm>
+#include <charconv>
+#include <map>
+
+namespace lamina {
+namespace {
+
+// --- schema parser -----------------------------------------------------------------------------------------------
+
+class Parser {
+ public:
+  explicit Parser(std::string_view text) : text_(text), rest_(text) {}
+
+  Schema parse() {
+    Schema schema;
+    schema.name = word();
+    expect("(");
+    bool in_attrs = false;
+    while (!accept(")")) {
+      if (accept("*")) in_attrs = true;
+      else if (in_attrs) schema.attrs.push_back(attr());
+      else schema.inputs.push_back(input());
+      if (!accept(",") && !rest_.starts_with(")")) broken();
+    }
+    expect("->");
+    if (!accept("()")) do schema.outputs.push_back(word());
+      while (accept(","));
+    if (!rest_.empty()) broken();
+    return schema;
+  }
+
+ private:
+  InputSpec input() {
+    InputSpec spec{.name = word()};
+    if (accept("...")) spec.is_variadic = true;
+    if (accept("!")) spec.is_written = true;
+    if (accept("?")) spec.is_optional = true;
+    return spec;
+  }
+
+  AttrSpec attr() {
+    using Kind = AttrSpec::Kind;
+    static const std::map<std::string, Kind, std::less<>> kinds = {
+        {"int", Kind::integer}, {"float", Kind::real},  {"bool", Kind::boolean},
+        {"str", Kind::string},  {"dtype", Kind::dtype}, {"ints", Kind::ints}};
+    AttrSpec spec;
+    spec.name = word();
+    expect(":");
+    const auto kind = kinds.find(word());
+    if (kind == kinds.end()) broken();
+    spec.kind = kind->second;
+    if (accept("[")) {
+      spec.kind = Kind::ints;
+      spec.count = int(number<int64_t>());
+      expect("]");
+    }
+    spec.is_optional = accept("?");
+    expect("=");
+    spec.default_value = value(spec);
+    return spec;
+  }
+
+  Attr value(const AttrSpec& spec) {
+    using Kind = AttrSpec::Kind;
+    if (accept("None")) return None{};
+    switch (spec.kind) {
+      case Kind::integer: return number<int64_t>();
+      case Kind::real: return number<double>();
+      case Kind::boolean: {
+        const std::string w = word();
+        return w == "True";
+      }
+      case Kind::string: {
+        expect("'");
+        const size_t end = rest_.find('\'');
+        std::string s(rest_.substr(0, end));
+        rest_.remove_prefix(end + 1);
+        skip_blanks();
+        return s;
+      }
+      case Kind::dtype: {
+        const std::string w = word();
+        for (int i = 0; i < dtype_count; ++i)
+          if (w == name_of(Dtype(i))) return Dtype(i);
+        broken();
+      }
+      case Kind::ints: {
+        Ints values;
+        if (accept("(")) {
+          while (!accept(")")) {
+            values.push_back(number<int64_t>());
+            accept(",");
+          }
+        } else {
+          const int64_t each = number<int64_t>();
+          for (int i = 0; i < std::max(1, spec.count); ++i) values.push_back(each);
+        }
+        return values;
+      }
+    }
+    broken();
+  }
+
+  template <class T>
+  T number() {
+    T n{};
+    const auto [end, error] = std::from_chars(rest_.data(), rest_.data() + rest_.size(), n);
+    if (error != std::errc{}) broken();
+    rest_.remove_prefix(size_t(end - rest_.data()));
+    skip_blanks();
+    return n;
+  }
+  std::string word() {
+    size_t n = 0;
+    while (n < rest_.size() && (std::isalnum(static_cast<unsigned char>(rest_[n])) || rest_[n] == '_')) ++n;
+    if (n == 0) broken();
+    std::string w(rest_.substr(0, n));
+    rest_.remove_prefix(n);
+    skip_blanks();
+    return w;
+  }
+  bool accept(std::string_view token) {
+    if (!rest_.starts_with(token)) return false;
+    rest_.remove_prefix(token.size());
+    skip_blanks();
+    return true;
+  }
+  void expect(std::string_view token) {
+    if (!accept(token)) broken();
+  }
+  void skip_blanks() {
+    while (rest_.starts_with(' ')) rest_.remove_prefix(1);
+  }
+  [[noreturn]] void broken() { fail("schema", "cannot read '", text_, "' at '", rest_, "'"); }
+
+  std::string_view text_, rest_;
+};
+
+std::map<std::string, Op, std::less<>>& registry() {
+  static std::map<std::string, Op, std::less<>> ops;
+  return ops;
+}
+
+uint32_t mask_of(std::string_view keeps, auto const& names) {
+  uint32_t mask = 0;
+  for (size_t i = 0; i < names.size(); ++i) {
+    const std::string padded = " " + std::string(keeps) + " ";
+    if (padded.find(" " + names[i] + " ") != std::string::npos) mask |= 1u << i;
+  }
+  return mask;
+}
+
+}  // namespace
+
+Schema Schema::parse(std::string_view text) { return Parser(text).parse(); }
+
+int Schema::attr_index(std::string_view attr) const {
+  for (size_t i = 0; i < attrs.size(); ++i)
+    if (attrs[i].name == attr) return int(i);
+  fail<TypeError>(name, "no attribute '", attr, "'");
+}
+
+Attrs::Attrs(const Schema& schema, std::vector<Attr> values)
+    : schema_(&schema), values_(std::make_shared<const std::vector<Attr>>(std::move(values))) {}
+
+const Attr& Attrs::operator[](std::string_view name) const { return (*values_)[size_t(schema_->attr_index(name))]; }
+
+Register::Register(const OpDefinition& d) {
+  Op op;
+  op.schema_text = d.schema;
+  op.infer = d.infer;
+  op.run = d.run;
+  op.vjp = d.vjp;
+  op.promotes = d.promotes;
+  op.schema = Schema::parse(d.schema);
+  std::vector<std::string> inputs;
+  for (const InputSpec& input : op.schema.inputs) inputs.push_back(input.name);
+  op.kept_inputs = mask_of(d.keeps, inputs);
+  // A variadic input is kept as a whole: it is the last one, and its bit extends upwards.
+  if (!op.schema.inputs.empty() && op.schema.inputs.back().is_variadic) {
+    const uint32_t last = 1u << (inputs.size() - 1);
+    if (op.kept_inputs & last) op.kept_inputs |= ~(last - 1);
+  }
+  op.kept_outputs = mask_of(d.keeps, op.schema.outputs);
+  const std::string name = op.schema.name;
+  if (!registry().emplace(name, std::move(op)).second) fail("schema", "op '", name, "' is registered twice");
+}
+
+const Op& find_op(std::string_view name) {
+  const auto found = registry().find(name);
+  check(found != registry().end(), name, "there is no such op");
+  return found->second;
+}
+
+const std::vector<const Op*>& all_ops() {
+  static const std::vector<const Op*> ops = [] {
+    std::vector<const Op*> list;
+    for (const auto& [name, op] : registry()) list.push_back(&op);
+    return list;
+  }();
+  return ops;
+}
+
+void evaluate(const Op& op, const Inputs& in, const Attrs& attrs, Outputs& out) {
+  Inference inference;
+  op.infer(in, attrs, inference);
+  if (inference.is_alias) {
+    out.push_back(Array(inference.views[0], in[0].storage()));
+    return;
+  }
+  for (const View& view : inference.views) out.push_back(Array(view));
+  Array workspace;
+  if (inference.workspace > 0) {
+    workspace = Array(Spec{Dtype::uint8, {inference.workspace}});
+    out.workspace = workspace.view().data;
+  }
+  op.run(current_stream(), in, attrs, out);
+  out.workspace = nullptr;
+}
+
+Attrs make_attrs(const Op& op, std::initializer_list<NamedAttr> values) {
+  const Schema& schema = op.schema;
+  if (schema.attrs.empty()) return {};
+  std::vector<Attr> list;
+  list.reserve(schema.attrs.size());
+  for (const AttrSpec& spec : schema.attrs) list.push_back(spec.default_value);
+  for (const NamedAttr& named : values) list[size_t(schema.attr_index(named.name))] = named.value;
+  return Attrs(schema, std::move(list));
+}
+
+}  // namespace lamina

@@ -1,0 +1,247 @@
+// Arrays in and out: dtypes, NumPy, the buffer protocol, DLPack.
+#include <pybind11/numpy.h>
+
+#include "interop/dlpack.h"
+#include "python/tensor_type.h"
+
+namespace py = pybind11;
+
+namespace lamina::python {
+namespace {
+
+// --- dtypes ------------------------------------------------------------------------------------------------------
+
+struct PyDtype {
+  Dtype dtype;
+};
+py::handle dtype_objects[dtype_count];
+
+}  // namespace
+
+py::object dtype_object(Dtype dtype) { return py::reinterpret_borrow<py::object>(dtype_objects[int(dtype)]); }
+
+py::object numpy_dtype(Dtype dtype) {
+  static py::handle cache[dtype_count];
+  py::handle& cached = cache[int(dtype)];
+  if (!cached) {
+    py::object spec = dtype == Dtype::bfloat16 ? py::module_::import("ml_dtypes").attr("bfloat16")
+                                               : py::object(py::str(name_of(dtype)));
+    cached = py::module_::import("numpy").attr("dtype")(spec).release();
+  }
+  return py::reinterpret_borrow<py::object>(cached);
+}
+
+Dtype parse_dtype(py::handle o) {
+  if (py::isinstance<PyDtype>(o)) return o.cast<PyDtype>().dtype;
+  std::string name;
+  if (py::isinstance<py::str>(o)) {
+    name = o.cast<std::string>();
+  } else {
+    if (o.is(reinterpret_cast<PyObject*>(&PyFloat_Type))) return Dtype::float32;
+    try {
+      name = py::str(py::module_::import("numpy").attr("dtype")(o).attr("name"));
+    } catch (py::error_already_set&) {
+      fail<TypeError>("dtype", std::string(py::repr(o)), " is no dtype; expected one such as lamina.float32");
+    }
+  }
+  for (int i = 0; i < dtype_count; ++i)
+    if (name == name_of(Dtype(i))) return Dtype(i);
+  fail<TypeError>("dtype", "'", name, "' is not supported; expected bool, uint8, int32, int64, float16, bfloat16, float32 or float64");
+}
+
+namespace {
+
+// Releases the Python object that owns foreign memory; may run on any thread, also while the interpreter ends.
+auto release_with_gil(py::object owner) {
+  return [held = owner.release().ptr()] {
+    if (!Py_IsInitialized()) return;
+    const PyGILState_STATE state = PyGILState_Ensure();
+    Py_DECREF(held);
+    PyGILState_Release(state);
+  };
+}
+
+Tensor tensor_from(Array array) {
+  Tensor t;
+  t.array = std::move(array);
+  return t;
+}
+
+// --- NumPy -------------------------------------------------------------------------------------------------------
+
+// Zero-copy where the array is writeable, aligned and without negative strides; else a copy.
+Tensor from_numpy(py::array a) {
+  const Dtype dtype = parse_dtype(a.dtype());
+  const auto itemsize = size_of(dtype);
+  bool is_usable = a.writeable() && (a.flags() & py::detail::npy_api::NPY_ARRAY_ALIGNED_) != 0;
+  check(a.ndim() <= max_ndim, "from_numpy", "the array has ", a.ndim(), " axes; expected at most ", max_ndim);
+  for (py::ssize_t i = 0; i < a.ndim(); ++i) is_usable &= a.strides(i) >= 0 && a.strides(i) % itemsize == 0;
+  const bool is_native = a.dtype().attr("isnative").cast<bool>();
+  if (!is_usable || !is_native) {
+    py::object native = is_native ? py::object(a.dtype()) : a.dtype().attr("newbyteorder")("=");
+    a = py::module_::import("numpy").attr("array")(a, native, py::arg("copy") = true, py::arg("order") = "C");
+  }
+  View v{.data = a.mutable_data(), .dtype = dtype, .ndim = int(a.ndim())};
+  for (int i = 0; i < v.ndim; ++i) {
+    v.shape[i] = a.shape(i);
+    v.strides[i] = a.strides(i) / itemsize;
+  }
+  const int64_t bytes = v.size() * itemsize;
+  current_stream();
+  return tensor_from(Array(v, make_ref<Storage>(v.data, bytes, release_with_gil(a))));
+}
+
+py::object to_numpy(const Tensor& t) {
+  check_readable("numpy");
+  const View& v = t.array.view();
+  std::vector<py::ssize_t> shape(v.shape, v.shape + v.ndim), strides;
+  for (int i = 0; i < v.ndim; ++i) strides.push_back(py::ssize_t(v.strides[i] * size_of(v.dtype)));
+  // The capsule shares the memory with the tensor for as long as NumPy needs it.
+  py::capsule owner(new Array(t.array), [](void* a) { delete static_cast<Array*>(a); });
+  static char nothing[16];
+  return py::array(py::reinterpret_borrow<py::dtype>(numpy_dtype(v.dtype)), shape, strides, v.data ? v.data : nothing, owner);
+}
+
+// --- DLPack ------------------------------------------------------------------------------------------------------
+
+dlpack::DataType dlpack_dtype(Dtype dtype) {
+  const uint8_t bits = uint8_t(8 * size_of(dtype));
+  switch (dtype) {
+    case Dtype::boolean: return {dlpack::code_bool, bits, 1};
+    case Dtype::uint8: return {dlpack::code_uint, bits, 1};
+    case Dtype::int32:
+    case Dtype::int64: return {dlpack::code_int, bits, 1};
+    case Dtype::bfloat16: return {dlpack::code_bfloat, bits, 1};
+    default: return {dlpack::code_float, bits, 1};
+  }
+}
+
+Dtype from_dlpack_dtype(dlpack::DataType d) {
+  for (int i = 0; i < dtype_count; ++i) {
+    const dlpack::DataType candidate = dlpack_dtype(Dtype(i));
+    if (candidate.code == d.code && candidate.bits == d.bits && d.lanes == 1) return Dtype(i);
+  }
+  fail<TypeError>("from_dlpack", "type code ", int(d.code), " with ", int(d.bits), " bits is not supported; expected a lamina dtype");
+}
+
+struct Exported {
+  Array array;
+  int64_t shape[max_ndim], strides[max_ndim];
+};
+
+template <class M>
+py::capsule export_as(const Array& array, const char* name) {
+  auto* context = new Exported{array, {}, {}};
+  const View& v = array.view();
+  std::copy_n(v.shape, v.ndim, context->shape);
+  std::copy_n(v.strides, v.ndim, context->strides);
+  auto* managed = new M{};
+  managed->tensor = {v.data, {dlpack::device_cpu, 0}, v.ndim, dlpack_dtype(v.dtype), context->shape, context->strides, 0};
+  managed->context = context;
+  managed->deleter = [](M* self) {
+    delete static_cast<Exported*>(self->context);
+    delete self;
+  };
+  if constexpr (std::is_same_v<M, dlpack::ManagedVersioned>) managed->version = {1, 0};
+  // A consumer renames the capsule and takes over the duty to delete; an unconsumed one deletes here.
+  PyObject* capsule = PyCapsule_New(managed, name, [](PyObject* self) {
+    const char* unused = std::is_same_v<M, dlpack::ManagedVersioned> ? "dltensor_versioned" : "dltensor";
+    if (!PyCapsule_IsValid(self, unused)) return;
+    auto* m = static_cast<M*>(PyCapsule_GetPointer(self, unused));
+    m->deleter(m);
+  });
+  if (!capsule) throw py::error_already_set();
+  return py::reinterpret_steal<py::capsule>(capsule);
+}
+
+py::capsule to_dlpack(const Tensor& t, py::object stream, py::object max_version, py::object dl_device, py::object copy) {
+  check_readable("__dlpack__");
+  check(stream.is_none(), "__dlpack__", "stream is ", std::string(py::repr(stream)), "; expected None for CPU memory");
+  check(dl_device.is_none() || dl_device.equal(py::make_tuple(dlpack::device_cpu, 0)), "__dlpack__", "dl_device is ",
+        std::string(py::repr(dl_device)), "; expected (1, 0), the CPU");
+  Array array = t.array;
+  if (!copy.is_none() && copy.cast<bool>()) array = eval<"clone">({array});
+  if (!max_version.is_none() && max_version.cast<py::tuple>()[0].cast<int>() >= 1)
+    return export_as<dlpack::ManagedVersioned>(array, "dltensor_versioned");
+  return export_as<dlpack::Managed>(array, "dltensor");
+}
+
+template <class M>
+Tensor import_as(py::capsule capsule, const char* name, const char* used_name) {
+  auto* managed = static_cast<M*>(PyCapsule_GetPointer(capsule.ptr(), name));
+  const dlpack::Tensor& d = managed->tensor;
+  bool must_copy = false;
+  if constexpr (std::is_same_v<M, dlpack::ManagedVersioned>) {
+    check(managed->version.major == 1, "from_dlpack", "the producer speaks DLPack ", managed->version.major, "; expected 1");
+    must_copy = managed->flags & dlpack::flag_read_only;
+  }
+  check<StateError>(d.device.type == dlpack::device_cpu, "from_dlpack", "the memory is on DLPack device type ",
+                    d.device.type, "; expected the CPU");
+  check(d.ndim <= max_ndim, "from_dlpack", "the array has ", d.ndim, " axes; expected at most ", max_ndim);
+  View v{.data = static_cast<char*>(d.data) + d.byte_offset, .dtype = from_dlpack_dtype(d.dtype), .ndim = d.ndim};
+  std::copy_n(d.shape, d.ndim, v.shape);
+  bool is_negative = false;
+  int64_t expected = 1;
+  for (int i = d.ndim - 1; i >= 0; --i) {
+    v.strides[i] = d.strides ? d.strides[i] : expected;
+    expected *= v.shape[i];
+    is_negative |= v.strides[i] < 0 && v.shape[i] > 1;
+    if (v.shape[i] <= 1 && v.strides[i] < 0) v.strides[i] = 0;
+  }
+  check(!is_negative, "from_dlpack", "the array has negative strides; expected none (copy it first)");
+  PyCapsule_SetName(capsule.ptr(), used_name);
+  Array array(v, make_ref<Storage>(v.data, v.size() * size_of(v.dtype), [managed] {
+                if (managed->deleter) managed->deleter(managed);
+              }));
+  return tensor_from(must_copy ? eval<"clone">({array}) : array);
+}
+
+Tensor from_dlpack(py::object o) {
+  check<TypeError>(py::hasattr(o, "__dlpack__"), "from_dlpack", "a ", Py_TYPE(o.ptr())->tp_name,
+                   " has no __dlpack__; expected an array of a framework that has");
+  const auto device = o.attr("__dlpack_device__")().cast<py::tuple>();
+  check<StateError>(int(py::int_(device[0])) == dlpack::device_cpu, "from_dlpack", "the memory is on DLPack device type ",
+                    int(py::int_(device[0])), "; expected the CPU");
+  py::object capsule;
+  try {
+    capsule = o.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
+  } catch (py::error_already_set& e) {
+    if (!e.matches(PyExc_TypeError)) throw;  // a producer older than DLPack 1.0 does not know the keyword
+    capsule = o.attr("__dlpack__")();
+  }
+  auto handle = py::reinterpret_borrow<py::capsule>(capsule);
+  if (std::string_view(handle.name()) == "dltensor_versioned")
+    return import_as<dlpack::ManagedVersioned>(handle, "dltensor_versioned", "used_dltensor_versioned");
+  return import_as<dlpack::Managed>(handle, "dltensor", "used_dltensor");
+}
+
+}  // namespace
+
+void bind_arrays(py::module_& m) {
+  py::class_<PyDtype>(m, "dtype", "An element type: lamina.float32 and its like.")
+      .def_property_readonly("name", [](const PyDtype& d) { return name_of(d.dtype); })
+      .def_property_readonly("itemsize", [](const PyDtype& d) { return size_of(d.dtype); }, "Bytes per element.")
+      .def_property_readonly("is_floating_point", [](const PyDtype& d) { return is_floating(d.dtype); })
+      .def_property_readonly("numpy", [](const PyDtype& d) { return numpy_dtype(d.dtype); }, "The numpy.dtype.")
+      .def("__repr__", [](const PyDtype& d) { return "lamina." + std::string(name_of(d.dtype)); })
+      .def("__hash__", [](const PyDtype& d) { return int(d.dtype); })
+      .def("__eq__", [](const PyDtype& d, py::object other) {
+        try {
+          return !other.is_none() && parse_dtype(other) == d.dtype;
+        } catch (TypeError&) {
+          return false;
+        }
+      })
+      .def("__reduce__", [](const PyDtype& d) { return py::make_tuple(py::module_::import("lamina").attr("dtype_of"), py::make_tuple(name_of(d.dtype))); });
+  for (int i = 0; i < dtype_count; ++i) {
+    dtype_objects[i] = py::cast(PyDtype{Dtype(i)}).release();
+    m.attr(name_of(Dtype(i))) = dtype_objects[i];
+  }
+  m.def("dtype_of", [](py::object o) { return dtype_object(parse_dtype(o)); });
+  m.def("from_numpy", from_numpy);
+  m.def("to_numpy", to_numpy);
+  m.def("from_dlpack", from_dlpack);
+  m.def("to_dlpack", to_dlpack);
+}
+
+}  // namespace lamina::python

@@ -1,0 +1,229 @@
+// The call entry of every op, derived from its record: lamina._C.<name>(inputs..., attributes...), all positional, in
+// the order of the schema. lamina/functional.py gives each a signature and a docstring.
+#include <pybind11/stl.h>
+
+#include "python/tensor_type.h"
+
+namespace py = pybind11;
+
+namespace lamina::python {
+namespace {
+
+struct OpFunction {
+  PyObject_HEAD
+  vectorcallfunc call;
+  const Op* op;
+};
+
+Attr to_attr(const Op& op, const AttrSpec& spec, PyObject* o) {
+  using Kind = AttrSpec::Kind;
+  if (o == Py_None && spec.is_optional) return None{};
+  const auto wrong_kind = [&](const char* expected) {
+    fail<TypeError>(op.name(), spec.name, " is ", std::string(py::str(py::repr(o))), "; expected ", expected);
+  };
+  const auto integer = [&](PyObject* i, const char* expected) {
+    if (!PyIndex_Check(i)) wrong_kind(expected);
+    const int64_t value = PyNumber_AsSsize_t(i, PyExc_OverflowError);
+    if (value == -1 && PyErr_Occurred()) throw py::error_already_set();
+    return value;
+  };
+  switch (spec.kind) {
+    case Kind::integer: return integer(o, "an integer");
+    case Kind::boolean:
+      if (!PyBool_Check(o)) wrong_kind("True or False");
+      return o == Py_True;
+    case Kind::real: {
+      if (!PyFloat_Check(o) && !PyNumber_Check(o)) wrong_kind("a number");
+      const double value = PyFloat_AsDouble(o);
+      if (value == -1 && PyErr_Occurred()) {
+        PyErr_Clear();
+        wrong_kind("a number");
+      }
+      return value;
+    }
+    case Kind::string: {
+      const char* text = PyUnicode_Check(o) ? PyUnicode_AsUTF8(o) : nullptr;
+      if (!text) wrong_kind("a string");
+      return std::string(text);
+    }
+    case Kind::dtype: return parse_dtype(o);
+    case Kind::ints: {
+      const char* expected = spec.count ? "an integer or a tuple of integers, one per axis" : "a tuple of integers";
+      Ints values;
+      if (PyTuple_Check(o) || PyList_Check(o)) {
+        for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(o); ++i)
+          values.push_back(integer(PySequence_Fast_GET_ITEM(o, i), expected));
+        check(!spec.count || int(values.size()) == spec.count, op.name(), spec.name, " has ", values.size(),
+              " integers; expected ", spec.count);
+      } else {
+        const int64_t value = integer(o, expected);
+        for (int i = 0; i < std::max(1, spec.count); ++i) values.push_back(value);
+      }
+      return values;
+    }
+  }
+  __builtin_unreachable();
+}
+
+// The arguments of one call; scalars have storage of their own here.
+struct Arguments {
+  SmallVector<const Tensor*, 8> inputs;
+  SmallVector<Tensor, 2> scalars;
+  int64_t bytes = 0;
+
+  void add(const Tensor* tensor) {
+    inputs.push_back(tensor);
+    if (tensor) bytes += tensor->array.bytes();
+  }
+};
+
+void add_input(const Op& op, const InputSpec& spec, PyObject* o, Arguments& arguments) {
+  if (is_tensor(o)) return arguments.add(&tensor_of(o));
+  if (o == Py_None && spec.is_optional) return arguments.add(nullptr);
+  if (op.promotes) arguments.scalars.back().array = scalar_array(o, arguments.scalars.back().array.dtype());
+  if (!op.promotes || !arguments.scalars.back().array)
+    fail<TypeError>(op.name(), spec.name, " is a ", Py_TYPE(o)->tp_name, "; expected a lamina.Tensor",
+                    spec.is_optional ? " or None" : "", " (lamina.tensor(data) makes one)");
+  arguments.add(&arguments.scalars.back());
+}
+
+PyObject* call(PyObject* self, PyObject* const* args, size_t flagged_count, PyObject* keywords) {
+  return guarded([&]() -> PyObject* {
+    const Op& op = *reinterpret_cast<OpFunction*>(self)->op;
+    const Schema& schema = op.schema;
+    const size_t given = size_t(PyVectorcall_NARGS(flagged_count));
+    check<TypeError>(!keywords || PyTuple_GET_SIZE(keywords) == 0, op.name(),
+                     "keywords are for lamina.functional; expected positional arguments");
+    check<TypeError>(given <= schema.inputs.size() + schema.attrs.size(), op.name(), given, " arguments; expected ",
+                     op.schema_text);
+
+    Arguments arguments;
+    // A Python number among the inputs takes the dtype of the first tensor.
+    Dtype scalar_dtype = Dtype::float32;
+    if (op.promotes) {
+      for (size_t i = 0; i < given && i < schema.inputs.size(); ++i)
+        if (is_tensor(args[i])) {
+          scalar_dtype = tensor_of(args[i]).array.dtype();
+          break;
+        }
+      arguments.scalars.reserve(schema.inputs.size());
+    }
+    for (size_t i = 0; i < schema.inputs.size(); ++i) {
+      const InputSpec& spec = schema.inputs[i];
+      if (i >= given) {
+        check<TypeError>(spec.is_optional, op.name(), spec.name, " is missing; expected ", op.schema_text);
+        arguments.add(nullptr);
+      } else if (spec.is_variadic) {
+        check<TypeError>(PyTuple_Check(args[i]) || PyList_Check(args[i]), op.name(), spec.name, " is a ",
+                         Py_TYPE(args[i])->tp_name, "; expected a list or tuple of lamina.Tensor");
+        for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(args[i]); ++k)
+          add_input(op, spec, PySequence_Fast_GET_ITEM(args[i], k), arguments);
+      } else {
+        if (op.promotes && !is_tensor(args[i])) {
+          Tensor placeholder;
+          placeholder.array = Array(View{.dtype = scalar_dtype}, {});
+          arguments.scalars.push_back(std::move(placeholder));
+        }
+        add_input(op, spec, args[i], arguments);
+      }
+    }
+    Attrs attrs;
+    if (!schema.attrs.empty()) {
+      std::vector<Attr> values;
+      values.reserve(schema.attrs.size());
+      for (size_t i = 0; i < schema.attrs.size(); ++i) {
+        const size_t position = schema.inputs.size() + i;
+        values.push_back(position < given ? to_attr(op, schema.attrs[i], args[position])
+                                          : schema.attrs[i].default_value);
+      }
+      attrs = Attrs(schema, std::move(values));
+    }
+
+    const std::span<const Tensor* const> inputs(arguments.inputs.data(), arguments.inputs.size());
+    Tensors out;
+    if (arguments.bytes > gil_release_bytes) {
+      py::gil_scoped_release release;
+      out = apply(op, inputs, attrs);
+    } else {
+      out = apply(op, inputs, attrs);
+    }
+    if (out.size() == 1) return wrap(std::move(out[0]));
+    if (out.empty()) return Py_NewRef(Py_None);
+    py::tuple results(out.size());
+    for (size_t i = 0; i < out.size(); ++i) PyTuple_SET_ITEM(results.ptr(), Py_ssize_t(i), wrap(std::move(out[i])));
+    return results.release().ptr();
+  });
+}
+
+PyObject* represent(PyObject* self) {
+  const std::string_view text = reinterpret_cast<OpFunction*>(self)->op->schema_text;
+  return PyUnicode_FromFormat("<op %.*s>", int(text.size()), text.data());
+}
+
+void destroy(PyObject* self) {
+  PyTypeObject* type = Py_TYPE(self);
+  type->tp_free(self);
+  Py_DECREF(type);
+}
+
+PyMemberDef members[] = {
+    {"__vectorcalloffset__", Py_T_PYSSIZET, offsetof(OpFunction, call), Py_READONLY, nullptr},
+    {nullptr, 0, 0, 0, nullptr}};
+
+py::object to_python(const Attr& attr) {
+  return std::visit(
+      [](const auto& value) -> py::object {
+        using T = std::decay_t<decltype(value)>;
+        if constexpr (std::is_same_v<T, None>) return py::none();
+        else if constexpr (std::is_same_v<T, Dtype>) return dtype_object(value);
+        else if constexpr (std::is_same_v<T, Ints>) return py::tuple(py::cast(std::vector<int64_t>(value.begin(), value.end())));
+        else return py::cast(value);
+      },
+      attr);
+}
+
+// The records as Python data, for tests, documentation and bridges.
+py::dict schemas() {
+  py::dict result;
+  for (const Op* op : all_ops()) {
+    py::list inputs, attrs;
+    for (const InputSpec& i : op->schema.inputs)
+      inputs.append(py::dict(py::arg("name") = i.name, py::arg("optional") = i.is_optional,
+                             py::arg("written") = i.is_written, py::arg("variadic") = i.is_variadic));
+    for (const AttrSpec& a : op->schema.attrs) {
+      static const char* kinds[] = {"int", "float", "bool", "str", "dtype", "ints"};
+      attrs.append(py::dict(py::arg("name") = a.name, py::arg("type") = kinds[int(a.kind)],
+                            py::arg("count") = a.count, py::arg("optional") = a.is_optional,
+                            py::arg("default") = to_python(a.default_value)));
+    }
+    result[py::str(op->name())] =
+        py::dict(py::arg("schema") = std::string(op->schema_text), py::arg("inputs") = inputs,
+                 py::arg("attrs") = attrs, py::arg("outputs") = py::cast(op->schema.outputs),
+                 py::arg("differentiable") = op->vjp != nullptr);
+  }
+  return result;
+}
+
+}  // namespace
+
+void bind_ops(py::module_& m) {
+  PyType_Slot slots[] = {{Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
+                         {Py_tp_repr, reinterpret_cast<void*>(represent)},
+                         {Py_tp_dealloc, reinterpret_cast<void*>(destroy)},
+                         {Py_tp_members, members},
+                         {0, nullptr}};
+  PyType_Spec spec = {"lamina.OpFunction", sizeof(OpFunction), 0,
+                      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
+  auto* type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&spec));
+  if (!type) throw py::error_already_set();
+  for (const Op* op : all_ops()) {
+    auto* function = reinterpret_cast<OpFunction*>(type->tp_alloc(type, 0));
+    if (!function) throw py::error_already_set();
+    function->call = call;
+    function->op = op;
+    m.attr(op->name().c_str()) = py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(function));
+  }
+  m.def("schemas", schemas);
+}
+
+}  // namespace lamina::python

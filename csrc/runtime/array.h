@@ -1,0 +1,107 @@
+// Array: shared storage, a View of it and a Device. Value semantics: copying an Array copies a pointer.
+#pragma once
+
+#include <functional>
+#include <span>
+
+#include "base/ref.h"
+#include "base/small_vector.h"
+#include "base/view.h"
+#include "runtime/arena.h"
+#include "runtime/device.h"
+
+namespace lamina {
+
+struct Shape {
+  int ndim = 0;
+  int64_t dims[max_ndim] = {};
+
+  Shape() = default;
+  Shape(std::initializer_list<int64_t> values) {
+    for (int64_t v : values) dims[ndim++] = v;
+  }
+  explicit Shape(std::span<const int64_t> values) {
+    for (int64_t v : values) dims[ndim++] = v;
+  }
+  int64_t operator[](int i) const { return dims[i]; }
+  int64_t& operator[](int i) { return dims[i]; }
+  int64_t size() const {
+    int64_t n = 1;
+    for (int i = 0; i < ndim; ++i) n *= dims[i];
+    return n;
+  }
+  bool operator==(const Shape& other) const {
+    return ndim == other.ndim && std::equal(dims, dims + ndim, other.dims);
+  }
+};
+std::ostream& operator<<(std::ostream&, const Shape&);
+
+// The order of axes in memory of an array without gaps.
+enum class Layout { contiguous, channels_last };
+
+// What an op writes: infer declares it, the runtime allocates it.
+struct Spec {
+  Dtype dtype = Dtype::float32;
+  Shape shape;
+  Layout layout = Layout::contiguous;
+
+  View view() const;  // dense strides, no data
+  // The spec of a result of the same shape as x, dense and with its axes in the order that x has in memory.
+  static View like(const View& x, Dtype dtype);
+};
+
+class Storage : public RefCounted {
+ public:
+  explicit Storage(int64_t bytes);                             // from the current arena
+  Storage(void* data, int64_t bytes, std::function<void()> release);  // foreign memory
+  ~Storage() override;
+
+  void* data() const { return data_; }
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  void* data_;
+  int64_t bytes_;
+  Ref<Arena> arena_;  // null iff foreign
+  std::function<void()> release_;
+  bool is_guarded_ = false;
+};
+
+class Array {
+ public:
+  Array() = default;                                   // no array: an absent optional operand
+  explicit Array(const View& dense_view);              // allocates; dense_view.data is ignored
+  explicit Array(const Spec& spec) : Array(spec.view()) {}
+  Array(const View& view, Ref<Storage> storage);       // a view on existing storage
+
+  explicit operator bool() const { return bool(body_); }
+  const View& view() const { return body_->view; }
+  const Ref<Storage>& storage() const { return body_->storage; }
+  Device device() const { return {}; }
+  Dtype dtype() const { return view().dtype; }
+  int ndim() const { return view().ndim; }
+  int64_t dim(int i) const { return view().shape[i]; }
+  Shape shape() const { return Shape(std::span(view().shape, size_t(ndim()))); }
+  int64_t size() const { return view().size(); }
+  int64_t bytes() const { return size() * size_of(dtype()); }
+  bool is_contiguous() const { return view().is_contiguous(); }
+  bool is_channels_last() const { return view().is_channels_last(); }
+  // True iff no other Array shares this object or its storage.
+  bool is_unique() const { return body_.get()->is_unique() && storage() && storage()->is_unique(); }
+
+  // The same shape, strides and dtype without data: what the tape keeps of an operand that its vjp does not read.
+  Array without_data() const;
+
+ private:
+  struct Body : RefCounted {
+    View view;
+    Ref<Storage> storage;
+  };
+  Ref<Body> body_;
+};
+
+// Guard words around the memory of every array allocated while this is on; checked when the memory is freed.
+void set_canaries(bool on);
+int64_t overwritten_canaries();  // damaged blocks found since the start
+
+}  // namespace lamina
