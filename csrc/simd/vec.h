@@ -17,6 +17,7 @@
 //   select(m, a, b)                  a where m, else b
 //   and_bits, or_bits, xor_bits      bitwise on the representation
 //   pow2(v)                          2^v for integral v in [min_exponent - 1, max_exponent + 1]; 0 or inf beyond normal range
+//   ldexp(v, n)                      v * 2^n for integral n in 2 * [min_exponent, max_exponent], subnormal results included
 //   frexp(v, &e)                     v = m * 2^e with m in [0.5, 1), for normal positive v
 //   reduce_add, reduce_max, reduce_min -> S   in a fixed order; max and min propagate NaN
 #pragma once

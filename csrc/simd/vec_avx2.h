@@ -111,6 +111,11 @@ struct Vec<float> {
     const __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
     return {_mm256_castsi256_ps(_mm256_slli_epi32(e, 23))};
   }
+  // In two steps: only the second can round, and neither factor leaves the normal range.
+  LAMINA_INLINE friend Vec ldexp(Vec a, Vec n) {
+    const Vec half = floor(n * set1(0.5f));
+    return a * pow2(half) * pow2(n - half);
+  }
   LAMINA_INLINE friend Vec frexp(Vec a, Vec* e) {
     const __m256i u = _mm256_castps_si256(a.v);
     e->v = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(u, 23), _mm256_set1_epi32(126)));
@@ -195,6 +200,10 @@ struct Vec<double> {
   LAMINA_INLINE friend Vec pow2(Vec n) {
     const __m256d shifted = _mm256_add_pd(n.v, _mm256_set1_pd(0x1.8p52 + 1023));
     return {_mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(shifted), 52))};
+  }
+  LAMINA_INLINE friend Vec ldexp(Vec a, Vec n) {
+    const Vec half = floor(n * set1(0.5));
+    return a * pow2(half) * pow2(n - half);
   }
   LAMINA_INLINE friend Vec frexp(Vec a, Vec* e) {
     const __m256i u = _mm256_castpd_si256(a.v);
