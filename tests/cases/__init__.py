@@ -1,7 +1,7 @@
 """What an op does, described once: NumPy reference, named samples, errors and bench shapes.
 
-Each module in this package defines `case` (or a list `cases`). The harness files in `tests/` and the program in
-`bench/` loop over them; nothing else knows an op's shapes or formulas.
+Each module in this package defines `case` (or a list `cases`). The harness files in `tests/` and the program
+in `bench/` loop over them; nothing else knows an op's shapes or formulas.
 
     from cases import Arr, Bench, Case, Error, Sample
 
@@ -15,9 +15,9 @@ Each module in this package defines `case` (or a list `cases`). The harness file
         bench=[Bench("vgg 3_1", Arr(1, 256, 56, 56), Arr(256, 256, 3, 3), padding=1, flops=..., bytes=...)],
     )
 
-Inputs are positional and attributes keyword-only, as in `lamina.functional`. An input is an `Arr` (a recipe), a NumPy
-array (used as it stands, but floating values take the dtype under test), a list of inputs for an op on a sequence, or
-None where an optional operand is absent.
+Inputs are positional and attributes keyword-only, as in `lamina.functional`. An input is an `Arr` (a recipe),
+a NumPy array (used as it stands, but floating values take the dtype under test), a list of inputs for an op
+on a sequence, or None where an optional operand is absent.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class Arr:
         shape: extents; none for a scalar array.
         dtype: a name; by default the dtype under test (int64 for kind "int", bool for kind "bool").
         low, high: range of kinds "uniform" (-1, 1), "positive" (0.5, 2) and "int" (0, 10, exclusive).
-        kind: "normal" is N(0, 1); "distinct" has no two equal values in any dtype up to 2048 elements (for ties in
-            max); "special" is normal with NaN, infinities, signed zeros, subnormals and huge values scattered in.
-        layout: where the elements lie.
+        kind: "normal" is N(0, 1); "distinct" has no two equal values in any dtype up to 2048 elements (for
+            ties in max); "special" is normal with NaN, infinities, signed zeros, subnormals and huge values
+        in it. layout: where the elements lie.
             contiguous     row-major, 64-byte aligned
             transposed     column-major: the memory of the transpose
             channels_last  (N, C, H, W) in memory as N, H, W, C
@@ -115,7 +115,7 @@ def _or(value, default):
 
 
 def _distinct(n: int) -> np.ndarray:
-    """n values with distinct bfloat16 roundings where n allows: 8 mantissa bits in the binades [2^-4, 2^4)."""
+    """n values, distinct in bfloat16 where n allows: all of 8 significant bits in the binades [2^-4, 2^4)."""
     if n > 2048:
         return np.linspace(-1, 1, n)
     magnitudes = np.ldexp(1 + np.arange(128) / 128, np.arange(-4, 4)[:, None]).ravel()
@@ -126,7 +126,7 @@ def _distinct(n: int) -> np.ndarray:
 def lay_out(values: np.ndarray, layout: str) -> np.ndarray:
     """A view on fresh memory with the given values in the given layout (see Arr).
 
-    What lies in gaps is poisoned: NaN for floating values and the largest value for integers, so that reading it shows.
+    Gaps are poisoned, with NaN or the largest integer, so that reading them shows.
     """
     shape, ndim = values.shape, values.ndim
     order = tuple(range(ndim))
@@ -192,7 +192,7 @@ class Sample:
         return self._with(is_slow=True)
 
     def no_gradient(self) -> Sample:
-        """The op has no derivative here (ties, infinities), or the sample is too long for numeric gradients."""
+        """The op has no derivative here (ties, infinities), or the sample is too large to differentiate."""
         return self._with(has_gradient=False)
 
     def _with(self, **changes: Any) -> Sample:
@@ -218,8 +218,8 @@ class Bench:
     Args:
         inputs, attrs: as in a Sample.
         flops: floating-point operations of the forward pass (an FMA counts two).
-        bytes: bytes that the forward pass must move if every operand is touched once; by default those of float32
-            operands and results. Short dtypes are scaled by their element size.
+        bytes: bytes that the forward pass moves if every operand is touched once, in float32 (scaled by the
+            element size for other dtypes); by default those of operands and results.
         torch, numpy: rivals, called with the inputs (tensors or arrays) only; attributes are written inside.
         backward: True adds a row for the gradients of all floating inputs.
         backward_flops: by default twice `flops`.
@@ -255,12 +255,12 @@ class Case:
 
     Args:
         op: name in `lamina.functional`.
-        reference: obviously right NumPy, computing in the dtype of its inputs; returns an array or a tuple. Called with
-            float64 for the truth and with the working dtype (float32 for short dtypes) for the tolerance.
-        dtypes: values taken by the dtype of every Arr that names none.
+        reference: obviously right NumPy, computing in the dtype of its inputs; returns an array or a tuple.
+            Called with float64 for the truth and with the working dtype (float32 for short dtypes) for the
+        tolerance. dtypes: values taken by the dtype of every Arr that names none.
         gradients: positions of the inputs that have gradients; None means every floating input, () none.
-        mutates: positions of inputs that the op updates in place. The reference then returns the outputs, followed by
-            the new values of these inputs.
+        mutates: positions of inputs that the op updates in place. The reference then returns the outputs,
+            followed by the new values of these inputs.
         wide_outputs: positions of outputs that stay float32 where the inputs are bfloat16 or float16.
         family: selects the case in `python -m bench <family>`; by default the op's name.
     """
@@ -315,7 +315,7 @@ def materialise(
 
 @functools.cache
 def all_cases() -> tuple[Case, ...]:
-    """The cases of every module in this package, in alphabetical order of the modules (`_name.py` is no case)."""
+    """The cases of every module in this package, by module name (a module called `_name` holds none)."""
     cases: list[Case] = []
     for info in pkgutil.iter_modules(__path__):
         if not info.name.startswith("_"):
