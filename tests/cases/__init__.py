@@ -37,7 +37,7 @@ import numpy as np
 __all__ = ["Arr", "Bench", "Case", "Error", "Sample", "all_cases", "lay_out", "materialise", "numpy_dtype"]
 
 KINDS = ("normal", "uniform", "positive", "int", "bool", "distinct", "special")
-LAYOUTS = ("contiguous", "transposed", "channels_last", "strided", "expanded", "misaligned", "reversed")
+LAYOUTS = ("contiguous", "transposed", "channels_last", "strided", "misaligned", "reversed", "expanded")
 
 
 def numpy_dtype(name: str) -> np.dtype:
@@ -58,14 +58,15 @@ class Arr:
         low, high: range of kinds "uniform" (-1, 1), "positive" (0.5, 2) and "int" (0, 10, exclusive).
         kind: "normal" is N(0, 1); "distinct" has no two equal values in any dtype up to 2048 elements (for
             ties in max); "special" is normal with NaN, infinities, signed zeros, subnormals and huge values
-        in it. layout: where the elements lie.
+            in it.
+        layout: where the elements lie.
             contiguous     row-major, 64-byte aligned
             transposed     column-major: the memory of the transpose
             channels_last  (N, C, H, W) in memory as N, H, W, C
             strided        every second element along every axis of a larger buffer, gaps poisoned
-            expanded       stride 0 along the first axis of extent > 1 (values repeat along it)
             misaligned     row-major, one element after a 64-byte boundary
             reversed       negative strides along every axis
+            expanded       stride 0 along the first axis of extent > 1 (values repeat along it)
     """
 
     def __init__(self, *shape: int, dtype=None, low=None, high=None, kind="normal", layout="contiguous"):
@@ -257,7 +258,8 @@ class Case:
         op: name in `lamina.functional`.
         reference: obviously right NumPy, computing in the dtype of its inputs; returns an array or a tuple.
             Called with float64 for the truth and with the working dtype (float32 for short dtypes) for the
-        tolerance. dtypes: values taken by the dtype of every Arr that names none.
+            tolerance.
+        dtypes: values taken by the dtype of every Arr that names none.
         gradients: positions of the inputs that have gradients; None means every floating input, () none.
         mutates: positions of inputs that the op updates in place. The reference then returns the outputs,
             followed by the new values of these inputs.

@@ -1,0 +1,21 @@
+"""Fixtures and options shared by the test files. The run is strict: see [tool.pytest.ini_options]."""
+
+import numpy as np
+import pytest
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leaves out tests marked slow or large unless `-m` asks for them."""
+    asked = config.getoption("-m")
+    for mark in ("slow", "large"):
+        if mark not in asked:
+            skip = pytest.mark.skip(reason=f"{mark}: run by pytest -m {mark}")
+            for item in items:
+                if mark in item.keywords:
+                    item.add_marker(skip)
+
+
+@pytest.fixture
+def rng(request) -> np.random.Generator:
+    """A generator seeded by the name of the test: the same numbers alone and in company."""
+    return np.random.default_rng(list(request.node.nodeid.encode()))

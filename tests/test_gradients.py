@@ -1,0 +1,95 @@
+"""Gradients by the tape against numeric derivatives of the float64 reference.
+
+float64 is held to the derivative itself. Shorter dtypes are held to the float64 gradient, with a tolerance
+derived from the problem: rounding the operands anew (a relative change of eps/2) moves the exact gradient by
+some amount, and whoever stores operands in this dtype makes an error of that order. We allow four times the
+movement, maximised over three random roundings, plus four units in the last place of the largest element.
+"""
+
+import numpy as np
+import pytest
+
+from cases import is_floating, materialise
+from harness import (
+    Expected,
+    as_tuple,
+    cast,
+    compare,
+    differentiable_inputs,
+    directions,
+    eps_of,
+    label,
+    numeric_derivative,
+    output_dtype,
+    samples,
+    tape_vjp,
+)
+
+PARAMETERS = samples(gradients=True)
+EXACT = [p for p in PARAMETERS if p.values[2] == "float64"]
+SHORTER = [p for p in PARAMETERS if p.values[2] != "float64"]
+
+
+def output_gradients(case, inputs, attrs, rng):
+    """A random float64 dy for every floating output, None for the others."""
+    outputs = [np.asarray(y) for y in as_tuple(case.reference(*inputs, **attrs))]
+    if not any(is_floating(y.dtype) for y in outputs):
+        pytest.skip("no floating output")
+    return [np.asarray(rng.standard_normal(y.shape)) if is_floating(y.dtype) else None for y in outputs]
+
+
+@pytest.mark.parametrize(("case", "sample", "dtype"), EXACT)
+def test_gradient(case, sample, dtype, rng):
+    wrt = differentiable_inputs(case, sample)
+    inputs = materialise(case, sample, dtype)
+    dys = output_gradients(case, inputs, sample.attrs, rng)
+    gradients = tape_vjp(case, inputs, sample.attrs, wrt, dys)
+
+    def loss(position, x):
+        changed = [x if i == position else v for i, v in enumerate(inputs)]
+        outputs = as_tuple(case.reference(*changed, **sample.attrs))
+        return sum(np.vdot(dy, y) for y, dy in zip(outputs, dys, strict=True) if dy is not None)
+
+    for i, gradient in zip(wrt, gradients, strict=True):
+        where = f"{label(case, sample)}, gradient of input {i}"
+        x = np.array(inputs[i])
+        assert (gradient.shape, gradient.dtype) == (x.shape, x.dtype), where
+        for v in directions(x.shape, rng):
+            numeric = numeric_derivative(lambda x, i=i: loss(i, x), x, v)
+            exact = np.vdot(gradient, v)
+            # truncation grows with derivatives of the size of g, rounding (1e-11) with the terms of the loss
+            bound = 1e-6 * np.vdot(np.abs(gradient), np.abs(v)) + 1e-9 * (1 + abs(loss(i, x)))
+            at = np.argwhere(v)[0].tolist() if np.count_nonzero(v) == 1 else "along a random direction"
+            assert abs(numeric - exact) <= bound, f"{where}, {at}: {exact:.9g}; numeric {numeric:.9g}"
+
+
+@pytest.mark.parametrize(("case", "sample", "dtype"), SHORTER)
+def test_gradient_precision(case, sample, dtype, rng):
+    wrt = differentiable_inputs(case, sample)
+    inputs = materialise(case, sample, dtype)
+    exact_inputs = cast(inputs, np.float64)
+    dys = [
+        None if dy is None else dy.astype(output_dtype(case, i, dtype))
+        for i, dy in enumerate(output_gradients(case, exact_inputs, sample.attrs, rng))
+    ]
+    exact_dys = cast(dys, np.float64)
+    exact = tape_vjp(case, exact_inputs, sample.attrs, wrt, exact_dys)
+    eps = eps_of(dtype)
+    movement = np.zeros(len(wrt))
+    for _ in range(3):
+        moved = tape_vjp(case, jitter(exact_inputs, eps, rng), sample.attrs, wrt, jitter(exact_dys, eps, rng))
+        movement = np.maximum(movement, [np.abs(a - b).max() for a, b in zip(moved, exact, strict=True)])
+    gradients = tape_vjp(case, inputs, sample.attrs, wrt, dys)
+    for i, got, want, moved in zip(wrt, gradients, exact, movement, strict=True):
+        bound = 4 * moved + 4 * eps * np.abs(want).max()
+        where = f"{label(case, sample, dtype)}, gradient of input {i}"
+        compare(got, Expected(want, inputs[i].dtype, bound), where)
+
+
+def jitter(value, eps, rng):
+    """float64 arrays with every element moved by a relative change of up to eps/2."""
+    if isinstance(value, list):
+        return [jitter(x, eps, rng) for x in value]
+    if isinstance(value, np.ndarray) and value.dtype == np.float64:
+        return np.asarray(value * (1 + rng.uniform(-eps / 2, eps / 2, value.shape)))
+    return value
