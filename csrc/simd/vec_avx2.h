@@ -113,8 +113,11 @@ struct Vec<float> {
   }
   // In two steps: only the second can round, and neither factor leaves the normal range.
   LAMINA_INLINE friend Vec ldexp(Vec a, Vec n) {
-    const Vec half = floor(n * set1(0.5f));
-    return a * pow2(half) * pow2(n - half);
+    const __m256i e = _mm256_cvtps_epi32(n.v), bias = _mm256_set1_epi32(127);
+    const __m256i half = _mm256_srai_epi32(e, 1), rest = _mm256_sub_epi32(e, half);
+    const Vec first{_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(half, bias), 23))};
+    const Vec second{_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(rest, bias), 23))};
+    return a * first * second;
   }
   LAMINA_INLINE friend Vec frexp(Vec a, Vec* e) {
     const __m256i u = _mm256_castps_si256(a.v);
