@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <type_traits>
 #include <utility>
 
 namespace lamina {
@@ -32,6 +33,9 @@ class Ref {
     if (object_) object_->retain();
   }
   Ref(const Ref& other) : Ref(other.object_) {}
+  template <class Derived>
+    requires std::is_convertible_v<Derived*, T*>
+  Ref(const Ref<Derived>& other) : Ref(other.get()) {}
   Ref(Ref&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
   Ref& operator=(Ref other) noexcept {
     std::swap(object_, other.object_);

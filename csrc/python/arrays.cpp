@@ -37,7 +37,7 @@ Dtype parse_dtype(py::handle o) {
   if (py::isinstance<py::str>(o)) {
     name = o.cast<std::string>();
   } else {
-    if (o.is(reinterpret_cast<PyObject*>(&PyFloat_Type))) return Dtype::float32;
+    if (o.ptr() == reinterpret_cast<PyObject*>(&PyFloat_Type)) return Dtype::float32;
     try {
       name = py::str(py::module_::import("numpy").attr("dtype")(o).attr("name"));
     } catch (py::error_already_set&) {
@@ -87,7 +87,6 @@ Tensor from_numpy(py::array a) {
     v.strides[i] = a.strides(i) / itemsize;
   }
   const int64_t bytes = v.size() * itemsize;
-  current_stream();
   return tensor_from(Array(v, make_ref<Storage>(v.data, bytes, release_with_gil(a))));
 }
 

@@ -1,6 +1,7 @@
 // The call entry of every op, derived from its record: lamina._C.<name>(inputs..., attributes...), all positional, in
 // the order of the schema. lamina/functional.py gives each a signature and a docstring.
 #include <pybind11/stl.h>
+#include <structmember.h>
 
 #include "python/tensor_type.h"
 
@@ -167,7 +168,7 @@ void destroy(PyObject* self) {
 }
 
 PyMemberDef members[] = {
-    {"__vectorcalloffset__", Py_T_PYSSIZET, offsetof(OpFunction, call), Py_READONLY, nullptr},
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(OpFunction, call), READONLY, nullptr},
     {nullptr, 0, 0, 0, nullptr}};
 
 py::object to_python(const Attr& attr) {

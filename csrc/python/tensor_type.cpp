@@ -1,5 +1,7 @@
 #include "python/tensor_type.h"
 
+#include <structmember.h>
+
 #include <new>
 
 namespace py = pybind11;
@@ -383,7 +385,7 @@ PyGetSetDef attributes[] = {
     {"is_frozen", get_is_frozen, set_is_frozen, "True iff a parameter is excluded from tapes.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr}};
 
-PyMemberDef members[] = {{"__weaklistoffset__", Py_T_PYSSIZET, offsetof(PyTensor, weak_references), Py_READONLY, nullptr},
+PyMemberDef members[] = {{"__weaklistoffset__", T_PYSSIZET, offsetof(PyTensor, weak_references), READONLY, nullptr},
                          {nullptr, 0, 0, 0, nullptr}};
 
 template <class F>

@@ -1,0 +1,102 @@
+// Copies and fills: contiguous, channels_last, clone, copy_, full, fill_like.
+#include "autograd/op.h"
+#include "kernels/layout/layout.h"
+
+namespace lamina {
+namespace {
+
+void copy(Stream& stream, const Inputs& in, const Attrs&, const Outputs& out) {
+  stream.submit(layout_kernels().copy, CopyArgs{.src = in[0].view(), .dst = out[0].view()});
+}
+
+// The gradient of a copy is dy, in whatever layout it came.
+Gradients pass_on(const Saved&, const Inputs& dy) { return {dy[0]}; }
+
+const Register contiguous_op{{
+    .schema = "contiguous(x) -> y",
+    .infer =
+        [](const Inputs& in, const Attrs&, Inference& out) {
+          if (in[0].is_contiguous()) out.alias(in[0].view());
+          else out.add({in[0].dtype(), in[0].shape()});
+        },
+    .run = copy,
+    .vjp = pass_on,
+}};
+
+const Register channels_last_op{{
+    .schema = "channels_last(x) -> y",
+    .infer =
+        [](const Inputs& in, const Attrs&, Inference& out) {
+          check(in[0].ndim() == 4, "channels_last", "x is ", in[0].view(), "; expected (N, C, H, W)");
+          if (in[0].is_channels_last()) out.alias(in[0].view());
+          else out.add({in[0].dtype(), in[0].shape(), Layout::channels_last});
+        },
+    .run = copy,
+    .vjp = pass_on,
+}};
+
+const Register clone_op{{
+    .schema = "clone(x) -> y",
+    .infer = [](const Inputs& in, const Attrs&,
+                Inference& out) { out.add(Spec::like(in[0].view(), in[0].dtype())); },
+    .run = copy,
+    .vjp = pass_on,
+}};
+
+// Writes src into the memory of dst; both have one shape and dtype.
+const Register copy_into_op{{
+    .schema = "copy_(dst!, src) -> ()",
+    .infer =
+        [](const Inputs& in, const Attrs&, Inference&) {
+          check(in[0].shape() == in[1].shape(), "copy_", "src is ", in[1].view(), "; expected ", in[0].view(), " as dst");
+          check<TypeError>(in[0].dtype() == in[1].dtype(), "copy_", "src is ", in[1].dtype(), "; expected ",
+                           in[0].dtype(), " as dst");
+        },
+    .run =
+        [](Stream& stream, const Inputs& in, const Attrs&, const Outputs&) {
+          stream.submit(layout_kernels().copy, CopyArgs{.src = in[1].view(), .dst = in[0].view()});
+        },
+}};
+
+// The bits of one element with that value, as the fill kernel takes them.
+uint64_t bits_of(double value, Dtype dtype) {
+  uint64_t bits = 0;
+  dispatch_any(dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    T element;
+    if constexpr (dtype_of<T> >= Dtype::float16) element = narrow<T>(Compute<T>(value));
+    else element = T(value);
+    std::memcpy(&bits, &element, sizeof element);
+  });
+  return bits;
+}
+
+void fill(Stream& stream, const Inputs&, const Attrs& attrs, const Outputs& out) {
+  const View& y = out[0].view();
+  stream.submit(layout_kernels().fill, FillArgs{.dst = y, .bits = bits_of(attrs.real("value"), y.dtype)});
+}
+
+const Register full_op{{
+    .schema = "full(*, shape: ints = (), value: float = 0, dtype: dtype = float32) -> y",
+    .infer =
+        [](const Inputs&, const Attrs& attrs, Inference& out) {
+          const Ints& shape = attrs.ints("shape");
+          const Tuple printed{shape.data(), int(shape.size())};
+          check(shape.size() <= max_ndim, "full", "shape is ", printed, "; expected at most ", max_ndim, " axes");
+          for (int64_t extent : shape) check(extent >= 0, "full", "shape is ", printed, "; expected no negative extent");
+          out.add({attrs.dtype("dtype"), Shape(std::span<const int64_t>(shape.data(), shape.size()))});
+        },
+    .run = fill,
+}};
+
+const Register fill_like_op{{
+    .schema = "fill_like(x, *, value: float = 0, dtype: dtype? = None) -> y",
+    .infer =
+        [](const Inputs& in, const Attrs& attrs, Inference& out) {
+          out.add(Spec::like(in[0].view(), attrs.is_none("dtype") ? in[0].dtype() : attrs.dtype("dtype")));
+        },
+    .run = fill,
+}};
+
+}  // namespace
+}  // namespace lamina

@@ -1,0 +1,1 @@
+"""Optimisers, named as in PyTorch."""
