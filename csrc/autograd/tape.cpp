@@ -11,14 +11,21 @@ std::atomic<uint64_t> next_tape_id{1}, next_pass{1};
 thread_local Tape* recording = nullptr;
 thread_local std::vector<Tape*> open_tapes;   // outermost first
 thread_local std::vector<Tape*> live_tapes;   // created by this thread, alive
+// The memory of the last tape's entries, for the next one: training steps are alike.
+thread_local std::vector<Tape::Entry> spare_entries;
 thread_local Ref<Tape> last_closed;           // keeps `with Tape():` usable by loss.backward() after the block
 
 Array ones_like(const Array& y) { return eval<"fill_like">({y}, {{"value", 1.0}}); }
 
 }  // namespace
 
-Tape::Tape() : id_(next_tape_id++) { live_tapes.push_back(this); }
-Tape::~Tape() { std::erase(live_tapes, this); }
+Tape::Tape() : id_(next_tape_id++), entries_(std::move(spare_entries)) { live_tapes.push_back(this); }
+
+Tape::~Tape() {
+  std::erase(live_tapes, this);
+  entries_.clear();
+  spare_entries = std::move(entries_);
+}
 
 Tape* Tape::current() { return recording; }
 
@@ -76,24 +83,21 @@ int64_t Tape::slot_of(const Tensor& tensor) {
   return slot;
 }
 
-void Tape::append(const Op& op, const Attrs& attrs, Inputs in, std::span<const int64_t> in_slots, Inputs out,
-                  std::span<int64_t> out_slots, Ref<RefCounted> payload) {
+const Tape::Slots& Tape::append(const Op& op, const Attrs& attrs, Arrays in, Slots in_slots, Inputs out,
+                                Ref<RefCounted> payload) {
   // A small operand is kept whole: a copy of its description would cost more than it saves.
   constexpr int64_t small = 1024;
-  const auto keep = [](const Array& a, bool is_kept) {
-    return !a || is_kept || a.bytes() <= small ? a : a.without_data();
+  const auto is_dropped = [](const Array& a, uint32_t kept, size_t i) {
+    return a && (kept >> std::min<size_t>(i, 31) & 1) == 0 && a.bytes() > small;
   };
-  Entry& entry = entries_.emplace_back();
-  entry.op = &op;
-  entry.attrs = attrs;
-  entry.payload = std::move(payload);
-  const auto bit = [](uint32_t mask, size_t i) { return (mask >> std::min<size_t>(i, 31) & 1) != 0; };
-  for (size_t i = 0; i < in.size(); ++i) entry.in.push_back(keep(in[i], bit(op.kept_inputs, i)));
+  Entry& entry = entries_.emplace_back(Entry{&op, attrs, std::move(in), {}, std::move(in_slots), {}, std::move(payload)});
+  for (size_t i = 0; i < entry.in.size(); ++i)
+    if (is_dropped(entry.in[i], op.kept_inputs, i)) entry.in[i] = entry.in[i].without_data();
   for (size_t i = 0; i < out.size(); ++i) {
-    entry.out.push_back(keep(out[i], bit(op.kept_outputs, i)));
-    entry.out_slots.push_back(out_slots[i] = is_floating(out[i].dtype()) ? slots_++ : -1);
+    entry.out.push_back(is_dropped(out[i], op.kept_outputs, i) ? out[i].without_data() : out[i]);
+    entry.out_slots.push_back(is_floating(out[i].dtype()) ? slots_++ : -1);
   }
-  entry.in_slots = SmallVector<int64_t, 4>(in_slots);
+  return entry.out_slots;
 }
 
 // The gradient table after the walk, indexed by slot: complete for the leaves, for y and for xs; other gradients are
@@ -205,8 +209,8 @@ Tensors apply(const Op& op, std::span<const Tensor* const> inputs, const Attrs& 
     }
     if (differ) return apply_promoted(op, inputs, attrs, widest);
   }
-  SmallVector<Array, 4> in;
-  SmallVector<int64_t, 4> in_slots;
+  Tape::Arrays in;
+  Tape::Slots in_slots;
   Tape* tape = op.vjp ? Tape::current() : nullptr;
   bool is_watched = false;
   for (const Tensor* input : inputs) {
@@ -218,16 +222,15 @@ Tensors apply(const Op& op, std::span<const Tensor* const> inputs, const Attrs& 
   evaluate(op, in, attrs, out);
   Tensors results;
   results.resize(out.size());
-  SmallVector<int64_t, 4> out_slots;
-  out_slots.resize(out.size());
-  if (is_watched) tape->append(op, attrs, in, in_slots, out, out_slots);
-  for (size_t i = 0; i < out.size(); ++i) {
-    results[i].array = std::move(out[i]);
-    if (is_watched && out_slots[i] >= 0) {
+  if (is_watched) {
+    const Tape::Slots& slots = tape->append(op, attrs, std::move(in), std::move(in_slots), out);
+    for (size_t i = 0; i < out.size(); ++i) {
+      if (slots[i] < 0) continue;
       results[i].tape = tape->id();
-      results[i].slot = out_slots[i];
+      results[i].slot = slots[i];
     }
   }
+  for (size_t i = 0; i < out.size(); ++i) results[i].array = std::move(out[i]);
   return results;
 }
 

@@ -47,8 +47,11 @@ class Tape : public RefCounted {
   // The slot of a tensor on this tape, registering leaves at first use; -1: not watched.
   int64_t slot_of(const Tensor& tensor);
 
-  void append(const Op& op, const Attrs& attrs, Inputs in, std::span<const int64_t> in_slots, Inputs out,
-              std::span<int64_t> out_slots, Ref<RefCounted> payload = {});
+  // Adds a call; gives the slots of its outputs (-1: not differentiable).
+  using Arrays = SmallVector<Array, 4>;
+  using Slots = SmallVector<int64_t, 4>;
+  const Slots& append(const Op& op, const Attrs& attrs, Arrays in, Slots in_slots, Inputs out,
+                      Ref<RefCounted> payload = {});
 
   // Walks back from y, whose gradient is seed (empty: y must have one element, and the gradient is 1).
   // backward stores into the leaves: all of this tape, or `only` those; `accumulate` adds to what they hold.
@@ -59,14 +62,17 @@ class Tape : public RefCounted {
   uint64_t id() const { return id_; }
   size_t size() const { return entries_.size(); }
 
- private:
+
+  // One call of an op, with what its vjp needs.
   struct Entry {
     const Op* op;
     Attrs attrs;
-    SmallVector<Array, 4> in, out;
-    SmallVector<int64_t, 4> in_slots, out_slots;
+    Arrays in, out;
+    Slots in_slots, out_slots;
     Ref<RefCounted> payload;
   };
+
+ private:
   struct Registered {
     Ref<Leaf> leaf;
     int64_t slot;

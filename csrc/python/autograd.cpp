@@ -101,8 +101,8 @@ std::vector<Tensor> record_function(const std::vector<Tensor>& inputs, std::vect
   }
   Tape* tape = Tape::current();
   if (!tape) return outputs;
-  SmallVector<Array, 4> in, out;
-  SmallVector<int64_t, 4> in_slots, out_slots;
+  Tape::Arrays in, out;
+  Tape::Slots in_slots;
   bool is_watched = false;
   for (const Tensor& x : inputs) {
     in.push_back(x.array);
@@ -111,11 +111,12 @@ std::vector<Tensor> record_function(const std::vector<Tensor>& inputs, std::vect
   }
   if (!is_watched) return outputs;
   for (const Tensor& y : outputs) out.push_back(y.array);
-  out_slots.resize(out.size());
-  tape->append(op, {}, in, in_slots, out, out_slots, make_ref<Callable>(std::move(vjp)));
+  const Tape::Slots& slots =
+      tape->append(op, {}, std::move(in), std::move(in_slots), out, make_ref<Callable>(std::move(vjp)));
   for (size_t i = 0; i < outputs.size(); ++i) {
+    if (slots[i] < 0) continue;
     outputs[i].tape = tape->id();
-    outputs[i].slot = out_slots[i];
+    outputs[i].slot = slots[i];
   }
   return outputs;
 }

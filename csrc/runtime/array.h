@@ -50,7 +50,7 @@ struct Spec {
   static View like(const View& x, Dtype dtype);
 };
 
-class Storage : public RefCounted {
+class Storage : public RefCounted, public Pooled<Storage> {
  public:
   explicit Storage(int64_t bytes);                             // from the current arena
   Storage(void* data, int64_t bytes, std::function<void()> release);  // foreign memory
@@ -93,7 +93,7 @@ class Array {
   Array without_data() const;
 
  private:
-  struct Body : RefCounted {
+  struct Body : RefCounted, Pooled<Body> {
     View view;
     Ref<Storage> storage;
   };
