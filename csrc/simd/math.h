@@ -6,10 +6,10 @@
 // follow IEEE at NaN, infinities, signed zeros and subnormals, of argument and of result.
 //
 //            float  double                             float  double
-//   exp       1.0    1.0                      tanh      2.4    2.6
-//   expm1     1.5    1.9                      sigmoid   2.3    2.3
-//   log       0.9    0.9                      erf       1.2    libm
-//   log1p     1.4    1.3                      sin cos   1.9    libm (float too where |x| > 6400)
+//   exp       1.0    1.0                      tanh      2.5    2.6
+//   expm1     1.5    2.0                      sigmoid   2.4    2.4
+//   log       0.9    0.9                      erf       1.1    libm
+//   log1p     1.4    1.3                      sin cos   2.3    libm (float too where |x| > 6400)
 //   softplus  1.7    1.7                      pow       libm
 #pragma once
 

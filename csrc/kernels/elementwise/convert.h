@@ -1,0 +1,93 @@
+// Strided runs to and from contiguous runs of a compute dtype, with conversion.
+#pragma once
+
+#include "base/dtype.h"
+#include "simd/vec.h"
+
+namespace lamina::LAMINA_ISA {
+
+// `stride` is in elements; 0 repeats the first one.
+using Load = void (*)(const void* x, int64_t stride, void* y, int64_t n);
+using Store = void (*)(const void* x, void* y, int64_t stride, int64_t n);
+
+// Floating values go to integers towards zero, to the narrow ones by way of int64, so that they wrap as in C.
+template <class T, class S>
+LAMINA_INLINE T converted(S x) {
+  if constexpr (sizeof(Compute<T>) != sizeof(T))
+    return narrow<T>(float(x));
+  else if constexpr (dtype_of<T> == Dtype::boolean)
+    return x != S(0);
+  else if constexpr (is_floating(dtype_of<S>) && !is_floating(dtype_of<T>))
+    return T(int64_t(x));
+  else
+    return T(x);
+}
+
+// True for pairs that vectors load and store: float32, bfloat16 and float16 as float32.
+template <class T, class S>
+inline constexpr bool has_vector =
+    sizeof(S) == 4 && is_floating(dtype_of<S>) && is_floating(dtype_of<T>) && dtype_of<T> != Dtype::float64;
+
+template <class T, class S>
+void load_run(const void* x, int64_t stride, void* y, int64_t n) {
+  const T* from = static_cast<const T*>(x);
+  S* to = static_cast<S*>(y);
+  int64_t i = 0;
+  if (stride == 0) {
+    const S value = S(widen(*from));
+    for (; i < n; ++i) to[i] = value;
+  } else if (stride == 1) {
+    if constexpr (has_vector<T, S>)
+      for (; i + Vec<float>::N <= n; i += Vec<float>::N) Vec<float>::load(from + i).store(to + i);
+    for (; i < n; ++i) to[i] = S(widen(from[i]));
+  } else {
+    for (; i < n; ++i) to[i] = S(widen(from[i * stride]));
+  }
+}
+
+template <class T, class S>
+void store_run(const void* x, void* y, int64_t stride, int64_t n) {
+  const S* from = static_cast<const S*>(x);
+  T* to = static_cast<T*>(y);
+  int64_t i = 0;
+  if (stride == 1) {
+    if constexpr (has_vector<T, S>)
+      for (; i + Vec<float>::N <= n; i += Vec<float>::N) Vec<float>::load(from + i).store(to + i);
+    for (; i < n; ++i) to[i] = converted<T>(from[i]);
+  } else {
+    for (; i < n; ++i) to[i * stride] = converted<T>(from[i]);
+  }
+}
+
+template <class F>
+LAMINA_INLINE void dispatch_compute(Dtype compute, F&& f) {
+  switch (compute) {
+    case Dtype::float32:
+      return f(Type<float>{});
+    case Dtype::float64:
+      return f(Type<double>{});
+    case Dtype::int32:
+      return f(Type<int32_t>{});
+    default:
+      return f(Type<int64_t>{});
+  }
+}
+
+LAMINA_INLINE Load load_function(Dtype from, Dtype compute) {
+  Load r;
+  dispatch_any(from, [&](auto t) {
+    dispatch_compute(compute,
+                     [&](auto s) { r = load_run<typename decltype(t)::type, typename decltype(s)::type>; });
+  });
+  return r;
+}
+LAMINA_INLINE Store store_function(Dtype to, Dtype compute) {
+  Store r;
+  dispatch_any(to, [&](auto t) {
+    dispatch_compute(compute,
+                     [&](auto s) { r = store_run<typename decltype(t)::type, typename decltype(s)::type>; });
+  });
+  return r;
+}
+
+}  // namespace lamina::LAMINA_ISA

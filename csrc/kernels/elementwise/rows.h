@@ -1,0 +1,137 @@
+// Rows: the contiguous inner loops of elementwise operations, made from functors on a vector type.
+//
+// A functor has `value(operands...)` or `value(operands..., p)`, and for unary operations with a derivative
+// `backward(dy, s)` or `backward(dy, s, p)`, where s is x or y as the operation's Slope says.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/elementwise/elementwise.h"
+#include "simd/activation.h"
+
+namespace lamina::LAMINA_ISA {
+
+// One integer with the interface of Vec. Arithmetic wraps. The compiler vectorises the loops over it.
+template <class I>
+struct Lane {
+  static constexpr int N = 1;
+  using U = std::make_unsigned_t<I>;
+  struct Mask {
+    bool m;
+    LAMINA_INLINE friend Mask operator&(Mask a, Mask b) { return {a.m && b.m}; }
+    LAMINA_INLINE friend Mask operator|(Mask a, Mask b) { return {a.m || b.m}; }
+    LAMINA_INLINE friend Mask operator~(Mask a) { return {!a.m}; }
+  };
+  I v;
+  LAMINA_INLINE static Lane load(const I* p) { return {*p}; }
+  LAMINA_INLINE void store(I* p) const { *p = v; }
+  LAMINA_INLINE static Lane zero() { return {0}; }
+  LAMINA_INLINE static Lane set1(I s) { return {s}; }
+  LAMINA_INLINE friend Lane operator+(Lane a, Lane b) { return {I(U(a.v) + U(b.v))}; }
+  LAMINA_INLINE friend Lane operator-(Lane a, Lane b) { return {I(U(a.v) - U(b.v))}; }
+  LAMINA_INLINE friend Lane operator*(Lane a, Lane b) { return {I(U(a.v) * U(b.v))}; }
+  LAMINA_INLINE friend Lane operator-(Lane a) { return {I(U(0) - U(a.v))}; }
+  LAMINA_INLINE friend Lane max(Lane a, Lane b) { return a.v > b.v ? a : b; }
+  LAMINA_INLINE friend Lane min(Lane a, Lane b) { return a.v < b.v ? a : b; }
+  LAMINA_INLINE friend Lane max_fast(Lane a, Lane b) { return max(a, b); }
+  LAMINA_INLINE friend Lane min_fast(Lane a, Lane b) { return min(a, b); }
+  LAMINA_INLINE friend Lane abs(Lane a) { return a.v < 0 ? -a : a; }
+  LAMINA_INLINE friend Mask lt(Lane a, Lane b) { return {a.v < b.v}; }
+  LAMINA_INLINE friend Mask le(Lane a, Lane b) { return {a.v <= b.v}; }
+  LAMINA_INLINE friend Mask gt(Lane a, Lane b) { return {a.v > b.v}; }
+  LAMINA_INLINE friend Mask ge(Lane a, Lane b) { return {a.v >= b.v}; }
+  LAMINA_INLINE friend Mask eq(Lane a, Lane b) { return {a.v == b.v}; }
+  LAMINA_INLINE friend Mask ne(Lane a, Lane b) { return {a.v != b.v}; }
+  LAMINA_INLINE friend Lane select(Mask m, Lane a, Lane b) { return m.m ? a : b; }
+};
+
+template <class V>
+LAMINA_INLINE V truth(typename V::Mask m) {
+  return select(m, V::set1(1), V::zero());
+}
+
+using Row = void (*)(const void* const* x, void* y, int64_t n, const double* p);
+
+// The rows of one operation by compute dtype, null where it does not take the dtype.
+struct Rows {
+  Row float32, float64, int32, int64;
+  Row at(Dtype compute) const {
+    switch (compute) {
+      case Dtype::float32:
+        return float32;
+      case Dtype::float64:
+        return float64;
+      case Dtype::int32:
+        return int32;
+      default:
+        return int64;
+    }
+  }
+};
+
+struct Value {
+  template <class F, class... Operands>
+  LAMINA_INLINE static auto call(const double* p, Operands... operands) {
+    if constexpr (requires { F::value(operands..., p); })
+      return F::value(operands..., p);
+    else
+      return F::value(operands...);
+  }
+};
+struct Backward {
+  template <class F, class... Operands>
+  LAMINA_INLINE static auto call(const double* p, Operands... operands) {
+    if constexpr (requires { F::backward(operands..., p); })
+      return F::backward(operands..., p);
+    else
+      return F::backward(operands...);
+  }
+};
+
+// y[i] = F(x[0][i], ...) for i < n.
+template <class Which, class F, class S, class V, int arity>
+void row(const void* const* x, void* y, int64_t n, const double* p) {
+  const S* a = static_cast<const S*>(x[0]);
+  const S* b = static_cast<const S*>(arity > 1 ? x[1] : nullptr);
+  const S* c = static_cast<const S*>(arity > 2 ? x[2] : nullptr);
+  S* out = static_cast<S*>(y);
+  const auto apply = [&](auto load, int64_t i) __attribute__((always_inline)) {
+    if constexpr (arity == 1)
+      return Which::template call<F>(p, load(a + i));
+    else if constexpr (arity == 2)
+      return Which::template call<F>(p, load(a + i), load(b + i));
+    else
+      return Which::template call<F>(p, load(a + i), load(b + i), load(c + i));
+  };
+  int64_t i = 0;
+  for (; i + V::N <= n; i += V::N)
+    apply([](const S* at) __attribute__((always_inline)) { return V::load(at); }, i).store(out + i);
+  if constexpr (V::N > 1) {
+    const int tail = int(n - i);
+    if (tail > 0)
+      apply([&](const S* at) __attribute__((always_inline)) { return V::load(at, tail); }, i)
+          .store(out + i, tail);
+  }
+}
+
+template <class Which, class F, Takes takes, int arity>
+constexpr Rows rows_of() {
+  Rows rows = {row<Which, F, float, Vec<float>, arity>, row<Which, F, double, Vec<double>, arity>, nullptr,
+               nullptr};
+  if constexpr (takes == Takes::any) {
+    rows.int32 = row<Which, F, int32_t, Lane<int32_t>, arity>;
+    rows.int64 = row<Which, F, int64_t, Lane<int64_t>, arity>;
+  }
+  return rows;
+}
+
+// Defined by unary_cpu.cpp and binary_cpu.cpp, in the order of the tables of elementwise.h.
+template <int n>
+struct RowTable {
+  Rows rows[n];
+};
+extern const RowTable<unary_count> unary_rows, unary_backward_rows;
+extern const RowTable<binary_count> binary_rows;
+extern const RowTable<ternary_count> ternary_rows;
+
+}  // namespace lamina::LAMINA_ISA
