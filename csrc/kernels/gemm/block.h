@@ -1,0 +1,113 @@
+// multiply_block: sums of products for a block of C, tile by tile, from operands that the register tile can read.
+//
+// For each panel of B (which stays in L1) all bands of A pass by (they stay in L2):
+//
+//            panel j                 A: any strides, or packed bands
+//          +--+--+--+                B: packed panels, or rows in place (unit column stride)
+//   band i |  |##|  |                C: where the sink says
+//          +--+--+--+
+//
+// A Sink says where the sums of a tile go and what happens when the tile is complete:
+//   S* at(i, j)                    the tile's place, for its first row and column; rows are sink.ld elements apart
+//   void done(i, j, rows, cols)    called when the tile's sums have been stored
+#pragma once
+
+#include "kernels/gemm/pack.h"
+
+namespace lamina::LAMINA_ISA {
+
+template <class S, class B>
+struct TileArgs {
+  const S* a;
+  int64_t row_stride, k_stride;
+  const B* b;
+  int64_t b_stride;
+  int64_t K;
+  S* c;
+  int64_t ld;
+  int last;     // lanes of the last vector that exist in C
+  bool is_sum;  // true iff C already holds sums to add to
+};
+
+template <class S, class B, int MR, int NV>
+[[gnu::noinline]] void tile(const TileArgs<S, B>& t) {
+  constexpr int N = Vec<S>::N;
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; ++i) __builtin_prefetch(t.c + i * t.ld, 1);
+  Accumulators<S, MR, NV> acc;
+  acc.clear();
+  accumulate(acc, t.K, t.a, t.row_stride, t.k_stride, t.b, t.b_stride);
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; ++i) {
+    S* row = t.c + i * t.ld;
+#pragma GCC unroll 4
+    for (int j = 0; j < NV - 1; ++j) {
+      if (t.is_sum) acc.v[i][j] = acc.v[i][j] + Vec<S>::load(row + j * N);
+      acc.v[i][j].store(row + j * N);
+    }
+    S* end = row + (NV - 1) * N;
+    Vec<S> v = acc.v[i][NV - 1];
+    if (t.last == N) {
+      if (t.is_sum) v = v + Vec<S>::load(end);
+      v.store(end);
+    } else {
+      if (t.is_sum) v = v + Vec<S>::load(end, t.last);
+      v.store(end, t.last);
+    }
+  }
+}
+
+template <class S, class B>
+struct TileTable {
+  using Function = void (*)(const TileArgs<S, B>&);
+  Function f[tile_rows][tile_vectors];
+};
+
+template <class S, class B, int... Index>
+constexpr TileTable<S, B> make_tile_table(std::integer_sequence<int, Index...>) {
+  TileTable<S, B> table{};
+  ((table.f[Index / tile_vectors][Index % tile_vectors] = tile<S, B, Index / tile_vectors + 1, Index % tile_vectors + 1>),
+   ...);
+  return table;
+}
+
+// f[rows - 1][vectors - 1]
+template <class S, class B>
+inline constexpr TileTable<S, B> tile_table =
+    make_tile_table<S, B>(std::make_integer_sequence<int, tile_rows * tile_vectors>());
+
+// M x N sums over K. Panel p of B at b + p * panel_stride, its row k at k * b_stride. B in place is read by whole
+// vectors: N must then be a multiple of the vector, or the rows padded.
+template <class S, class B, class Sink>
+LAMINA_INLINE void multiply_block(int64_t M, int64_t N, int64_t K, Bands<S> a, const B* b, int64_t panel_stride,
+                                  int64_t b_stride, bool is_sum, const Sink& sink) {
+  for (int64_t j = 0; j < N; j += tile_columns<S>, b += panel_stride) {
+    const int cols = int(min_of(tile_columns<S>, N - j)), vectors = int(ceil_div(cols, Vec<S>::N));
+    TileArgs<S, B> t{a.data, a.row_stride, a.k_stride, b, b_stride, K, nullptr, sink.ld, 0, is_sum};
+    t.last = cols - (vectors - 1) * Vec<S>::N;
+    for (int64_t i = 0; i < M; i += tile_rows, t.a += a.band_stride) {
+      const int rows = int(min_of(tile_rows, M - i));
+      t.c = sink.at(i, j);
+      tile_table<S, B>.f[rows - 1][vectors - 1](t);
+      sink.done(i, j, rows, cols);
+    }
+  }
+}
+
+// The sink of a dense block of C.
+template <class S>
+struct DenseSink {
+  S* c;
+  int64_t ld;
+  LAMINA_INLINE S* at(int64_t i, int64_t j) const { return c + i * ld + j; }
+  LAMINA_INLINE void done(int64_t, int64_t, int, int) const {}
+};
+
+// C (M, N; rows ld apart) = A * packed B, or C += A * packed B where is_sum.
+template <class S>
+LAMINA_INLINE void multiply_packed(int64_t M, int64_t N, int64_t K, Matrix<const S> a, PackedB<S> b, S* c, int64_t ld,
+                                   bool is_sum) {
+  multiply_block<S>(M, N, K, bands_of(a), b.data, b.panel_stride, tile_columns<S>, is_sum, DenseSink<S>{c, ld});
+}
+
+}  // namespace lamina::LAMINA_ISA

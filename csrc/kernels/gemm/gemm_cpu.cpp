@@ -1,0 +1,269 @@
+#include "kernels/gemm/gemm.h"
+
+#include "base/parallel.h"
+#include "base/scratch.h"
+#include "kernels/gemm/block.h"
+#include "kernels/gemm/epilogue.h"
+#include "kernels/gemm/skinny.h"
+
+namespace lamina::LAMINA_ISA {
+namespace {
+
+// Blocks, in bytes so that they hold for float and double. A panel of B (kc rows) takes half of L1, a block of A (mc x
+// kc) under half of L2, a block of B (kc x nc) lies in L3. Tiles of four 512-bit vectors take panels four times as
+// wide, which then live in L2 as well.
+constexpr int64_t kc_default = 256;
+constexpr int64_t block_a_bytes = 192 << 10, block_b_bytes = 2 << 20;
+
+// Products of up to this many multiply-adds leave operands in place: they fit L1 and L2 as they are.
+constexpr int64_t small_work = 64 * 64 * 64;
+
+// A chunk is worth handing to another thread from about 5 us.
+constexpr double chunk_cycles = 16000;
+
+GemmTile choose_tile(const GemmProblem& p) {
+  const int64_t M = p.M, N = p.N, K = p.K;
+  const int64_t lanes = int64_t(sizeof(Vec<float>)) / p.compute_size, columns = tile_vectors * lanes;
+  const bool b_has_rows = p.b_column_stride == 1, b_has_columns = p.b_row_stride == 1;
+  const bool b_is_large = K * N * p.element_size > (256 << 10);  // more than half of L2
+
+  GemmTile t{};
+  t.kc = kc_default;
+  if (b_has_rows && (M == 1 || (M <= rows_max_rows && b_is_large))) {
+    t.path = GemmPath::rows;
+  } else if (M <= dots_max_rows && b_has_columns && !b_has_rows && K >= 2 * lanes) {
+    t.path = GemmPath::dots;
+    t.kc = 4 * kc_default;  // four columns of B and three rows of A in L1
+  } else if (b_has_rows && (M <= 2 * tile_rows || M * N * K <= small_work)) {
+    t.path = GemmPath::in_place;
+    // Read in place, a panel of B is one piece of each row. Short runs of k keep to few rows, whose next pieces the
+    // hardware then prefetches.
+    if (b_is_large) t.kc = 32;
+  } else {
+    t.path = GemmPath::packed;
+  }
+
+  // Equal blocks, so that none is a sliver.
+  const auto equal = [](int64_t n, int64_t block, int64_t step) {
+    return max_of(1, ceil_div(ceil_div(n, max_of(1, ceil_div(n, block))), step) * step);
+  };
+  t.kc = equal(K, t.kc, 8);
+  t.mc = equal(M, max_of(tile_rows, block_a_bytes / (t.kc * p.compute_size)), tile_rows);
+  t.nc = equal(N, max_of(columns, block_b_bytes / (t.kc * p.compute_size)), columns);
+  // Unpacked rows of A share cache sets where they are a multiple of 1 KiB apart; columns of A would touch a line each.
+  const bool a_reads_well = p.a_column_stride == 1 && p.a_row_stride * p.element_size % 1024 != 0;
+  t.copy_a = p.element_size != p.compute_size ||
+             (t.path == GemmPath::dots ? p.a_column_stride != 1 : t.path == GemmPath::packed && (N > 128 || !a_reads_well));
+
+  const double packs_a = t.copy_a ? double(M) * K : 0, packs_b = t.path == GemmPath::packed ? double(K) * N : 0;
+  t.cycles = double(M) * N * K / double(2 * lanes) + packs_a + packs_b;
+  t.bytes = (double(M) * K + double(K) * N + double(M) * N) * double(p.element_size) +
+            2 * (packs_a + packs_b) * double(p.compute_size);
+  const double time = max_of(int64_t(t.cycles), int64_t(t.bytes / 8)) + 1;  // 8 bytes per cycle from beyond L2
+
+  // Four chunks per thread balance the load. Whole products first; then C is cut so that least is packed twice: each
+  // column of chunks packs A anew, each row of chunks packs B anew.
+  const int64_t wanted =
+      p.threads == 1 ? 1 : max_of(1, min_of(4 * p.threads, int64_t(time * double(p.batch) / chunk_cycles)));
+  t.chunk_batch = ceil_div(p.batch, wanted);
+  t.chunk_m = max_of(M, 1);
+  t.chunk_n = max_of(N, 1);
+  if (p.batch < wanted) {
+    const int64_t cuts = ceil_div(wanted, p.batch);
+    double best = -1;
+    for (int64_t m_cuts = 1; m_cuts <= cuts; ++m_cuts) {
+      const int64_t n_cuts = ceil_div(cuts, m_cuts);
+      if (t.path != GemmPath::packed && m_cuts > 1) break;  // few rows: only columns are worth cutting
+      const double cost = packs_a * double(n_cuts) + packs_b * double(m_cuts);
+      if (best >= 0 && cost >= best) continue;
+      best = cost;
+      t.chunk_m = equal(M, ceil_div(M, m_cuts), tile_rows);
+      t.chunk_n = equal(N, ceil_div(N, n_cuts), columns);
+    }
+  }
+  if (!p.sums_in_y) {  // sums wait in a scratch block of chunk_m x nc: 2 MiB at most
+    t.chunk_m = min_of(t.chunk_m, equal(t.chunk_m, 768, tile_rows));
+    t.nc = min_of(t.nc, max_of(columns, 768 / columns * columns));
+  }
+  return t;
+}
+
+// One product of the batch.
+template <class T>
+struct Product {
+  int64_t M, N, K;
+  Matrix<const T> a, b;
+  Epilogue<T> epilogue;
+};
+
+// Where the sums of a chunk lie: in y itself, in a scratch block, or, where one block of k is all, in a scratch tile.
+template <class T>
+struct ChunkSink {
+  using S = Compute<T>;
+  S* base;
+  int64_t ld;
+  bool is_tile;
+  bool is_last;
+  const Epilogue<T>* epilogue;  // null where y is complete as it is stored
+  int64_t row, column;          // of the block in y
+
+  LAMINA_INLINE S* at(int64_t i, int64_t j) const { return is_tile ? base : base + i * ld + j; }
+  LAMINA_INLINE void done(int64_t i, int64_t j, int rows, int cols) const {
+    if (is_last && epilogue) finish(*epilogue, at(i, j), ld, row + i, column + j, rows, cols);
+  }
+  LAMINA_INLINE ChunkSink shifted(int64_t i, int64_t j) const {
+    return {at(i, j), ld, is_tile, is_last, epilogue, row + i, column + j};
+  }
+};
+
+// A as the path reads it: copied, or where it lies.
+template <class T>
+Bands<Compute<T>> bands(const GemmTile& t, Matrix<const T> a, int64_t M, int64_t K) {
+  using S = Compute<T>;
+  if constexpr (sizeof(T) == sizeof(S))
+    if (!t.copy_a) return bands_of(a);
+  S* copy = scratch<S>(Scratch::pack_a, packed_a_size<S>(M, K));
+  return t.path == GemmPath::dots ? pack_a_rows(a, M, K, copy) : pack_a(a, M, K, copy);
+}
+
+// Rows [m0, m1) and columns [n0, n1) of a product.
+template <class T>
+void run_chunk(const Product<T>& p, const GemmTile& t, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
+  using S = Compute<T>;
+  const bool adds_to_y = p.epilogue.adds_to_y(), sums_in_y = p.epilogue.holds_sums();
+  const bool is_stored = sums_in_y && (adds_to_y || p.epilogue.is_plain());
+  const bool is_tile = !sums_in_y && p.K <= t.kc && (t.path == GemmPath::packed || t.path == GemmPath::in_place);
+  const int64_t M = m1 - m0;
+  for (int64_t jc = n0; jc < n1; jc += t.nc) {
+    const int64_t N = min_of(t.nc, n1 - jc);
+    ChunkSink<T> sink{};
+    if (sums_in_y) {
+      const Matrix<T> y = p.epilogue.y.at(m0, jc);
+      sink.base = reinterpret_cast<S*>(y.data);  // T is S here
+      sink.ld = y.row_stride;
+    } else {
+      sink.ld = is_tile ? tile_columns<S> : ceil_div(N, tile_columns<S>) * tile_columns<S>;
+      sink.base = scratch<S>(Scratch::tile, (is_tile ? tile_rows : M) * sink.ld);
+      sink.is_tile = is_tile;
+    }
+    sink.epilogue = is_stored ? nullptr : &p.epilogue;
+    sink.row = m0;
+    sink.column = jc;
+
+    int64_t pc = 0;
+    do {  // once even where K = 0: the sums are then zeros
+      const int64_t K = min_of(t.kc, p.K - pc);
+      const bool is_sum = pc > 0 || adds_to_y;
+      sink.is_last = pc + K >= p.K;
+      const Matrix<const T> b = p.b.at(pc, jc);
+      if (t.path == GemmPath::packed) {
+        S* panels = scratch<S>(Scratch::pack_b, packed_b_size<S>(K, N));
+        pack_b(b, K, N, panels);
+        for (int64_t i = 0; i < M; i += t.mc) {
+          const int64_t rows = min_of(t.mc, M - i);
+          multiply_block<S>(rows, N, K, bands(t, p.a.at(m0 + i, pc), rows, K), panels, K * tile_columns<S>,
+                            tile_columns<S>, is_sum, sink.shifted(i, 0));
+        }
+      } else {
+        const Bands<S> a = bands(t, p.a.at(m0, pc), M, K);
+        if (t.path == GemmPath::dots) {
+          dot_products(M, N, K, a, b, sink.base, sink.ld, is_sum);
+        } else if (t.path == GemmPath::rows) {
+          sums_of_rows(M, N, K, Matrix<const S>{a.data, a.row_stride, a.k_stride}, b, sink.base, sink.ld, is_sum);
+        } else {
+          // Whole vectors of B are read in place, the last columns from a padded panel.
+          const int64_t whole = N / Vec<S>::N * Vec<S>::N;
+          multiply_block<S>(M, whole, K, a, b.data, tile_columns<S>, b.row_stride, is_sum, sink);
+          if (whole < N) {
+            S* panel = scratch<S>(Scratch::pack_b, packed_b_size<S>(K, N - whole));
+            pack_b(b.at(0, whole), K, N - whole, panel);
+            multiply_block<S>(M, N - whole, K, a, panel, 0, tile_columns<S>, is_sum, sink.shifted(0, whole));
+          }
+        }
+        if (t.path != GemmPath::in_place) sink.done(0, 0, int(M), int(N));
+      }
+      pc += t.kc;
+    } while (pc < p.K);
+  }
+}
+
+enum { op_a, op_b, op_c, op_bias, op_residual, op_y, op_pre, operand_count };
+
+template <class T>
+void gemm_typed(const GemmArgs& args) {
+  using S = Compute<T>;
+  const View* views[operand_count] = {&args.a, &args.b, &args.c, &args.bias, &args.residual, &args.y, &args.pre};
+  const View& y = args.y;
+  int axes = y.ndim - 2;
+  int64_t M = y.shape[axes], N = y.shape[axes + 1];
+  const int64_t K = args.a.shape[axes + 1];
+  Matrix<T> matrices[operand_count] = {};
+  for (int i = 0; i < operand_count; ++i)
+    if (*views[i]) matrices[i] = {views[i]->as<T>(), views[i]->strides[axes], views[i]->strides[axes + 1]};
+
+  // Innermost batch axes join the rows where B is the same for all of them and the other operands go on in step.
+  const auto joins = [&](int axis) {
+    if (args.b.strides[axis] != 0) return false;
+    for (int i = 0; i < operand_count; ++i)
+      if (i != op_b && *views[i] && M != 1 && views[i]->strides[axis] != M * matrices[i].row_stride) return false;
+    return true;
+  };
+  for (; axes > 0 && (y.shape[axes - 1] == 1 || joins(axes - 1)); --axes) {
+    if (y.shape[axes - 1] == 1) continue;
+    for (int i = 0; i < operand_count; ++i)
+      if (i != op_b && M == 1) matrices[i].row_stride = views[i]->strides[axes - 1];
+    M *= y.shape[axes - 1];
+  }
+  int64_t batch = 1;
+  for (int i = 0; i < axes; ++i) batch *= y.shape[i];
+  if (batch * M * N == 0) return;
+
+  // Register tiles store vectors of columns: a column-major y is better computed as its transpose. One column, or so
+  // few that most lanes would idle, is better computed as rows.
+  const Matrix<T>& out = matrices[op_y];
+  if (M > 1 && (N == 1 || (N < Vec<S>::N / 2 && M > 4 * N) || (out.column_stride != 1 && out.row_stride == 1))) {
+    for (Matrix<T>& m : matrices) m = m.transposed();
+    const auto exchange = [](auto& x, auto& y) {
+      const auto old = x;
+      x = y, y = old;
+    };
+    exchange(M, N);
+    exchange(matrices[op_a], matrices[op_b]);
+    exchange(views[op_a], views[op_b]);
+  }
+
+  const auto product = [&](int64_t index) {
+    Matrix<T> m[operand_count];
+    for (int i = 0; i < operand_count; ++i) m[i] = matrices[i];
+    for (int axis = axes - 1; axis >= 0; index /= y.shape[axis--])
+      for (int i = 0; i < operand_count; ++i)
+        if (m[i].data) m[i].data += index % y.shape[axis] * views[i]->strides[axis];
+    return Product<T>{M,
+                      N,
+                      K,
+                      m[op_a].readonly(),
+                      m[op_b].readonly(),
+                      {S(args.alpha), S(args.beta), args.activation, m[op_c].readonly(), m[op_bias].readonly(),
+                       m[op_residual].readonly(), m[op_y], m[op_pre]}};
+  };
+  const Product<T> p = product(0);
+  const GemmTile t = choose_tile({M, N, K, batch, p.a.row_stride, p.a.column_stride, p.b.row_stride, p.b.column_stride,
+                                  sizeof(T), sizeof(S), p.epilogue.holds_sums(), num_threads()});
+  const int64_t m_chunks = ceil_div(M, t.chunk_m), n_chunks = ceil_div(N, t.chunk_n);
+  parallel_for(ceil_div(batch, t.chunk_batch) * m_chunks * n_chunks, [&](int64_t chunk) {
+    const int64_t m0 = chunk % m_chunks * t.chunk_m, n0 = chunk / m_chunks % n_chunks * t.chunk_n;
+    const int64_t first = chunk / (m_chunks * n_chunks) * t.chunk_batch;
+    for (int64_t i = first; i < min_of(first + t.chunk_batch, batch); ++i)
+      run_chunk(product(i), t, m0, min_of(m0 + t.chunk_m, M), n0, min_of(n0 + t.chunk_n, N));
+  });
+}
+
+void gemm(const GemmArgs& args) {
+  dispatch_float(args.y.dtype, [&](auto t) { gemm_typed<typename decltype(t)::type>(args); });
+}
+
+}  // namespace
+
+const GemmKernels gemm_kernels = {gemm, nullptr, choose_tile};
+
+}  // namespace lamina::LAMINA_ISA
