@@ -1,4 +1,5 @@
-// multiply_block: sums of products for a block of C, tile by tile, from operands that the register tile can read.
+// multiply_block: sums of products for a block of C, tile by tile, from operands that the register tile can
+// read.
 //
 // For each panel of B (which stays in L1) all bands of A pass by (they stay in L2):
 //
@@ -8,8 +9,8 @@
 //          +--+--+--+
 //
 // A Sink says where the sums of a tile go and what happens when the tile is complete:
-//   S* at(i, j)                    the tile's place, for its first row and column; rows are sink.ld elements apart
-//   void done(i, j, rows, cols)    called when the tile's sums have been stored
+//   S* at(i, j)                    the tile's place, for its first row and column; rows are sink.ld elements
+//   apart void done(i, j, rows, cols)    called when the tile's sums have been stored
 #pragma once
 
 #include "kernels/gemm/pack.h"
@@ -66,7 +67,8 @@ struct TileTable {
 template <class S, class B, int... Index>
 constexpr TileTable<S, B> make_tile_table(std::integer_sequence<int, Index...>) {
   TileTable<S, B> table{};
-  ((table.f[Index / tile_vectors][Index % tile_vectors] = tile<S, B, Index / tile_vectors + 1, Index % tile_vectors + 1>),
+  ((table.f[Index / tile_vectors][Index % tile_vectors] =
+        tile<S, B, Index / tile_vectors + 1, Index % tile_vectors + 1>),
    ...);
   return table;
 }
@@ -76,11 +78,11 @@ template <class S, class B>
 inline constexpr TileTable<S, B> tile_table =
     make_tile_table<S, B>(std::make_integer_sequence<int, tile_rows * tile_vectors>());
 
-// M x N sums over K. Panel p of B at b + p * panel_stride, its row k at k * b_stride. B in place is read by whole
-// vectors: N must then be a multiple of the vector, or the rows padded.
+// M x N sums over K. Panel p of B at b + p * panel_stride, its row k at k * b_stride. B in place is read by
+// whole vectors: N must then be a multiple of the vector, or the rows padded.
 template <class S, class B, class Sink>
-LAMINA_INLINE void multiply_block(int64_t M, int64_t N, int64_t K, Bands<S> a, const B* b, int64_t panel_stride,
-                                  int64_t b_stride, bool is_sum, const Sink& sink) {
+LAMINA_INLINE void multiply_block(int64_t M, int64_t N, int64_t K, Bands<S> a, const B* b,
+                                  int64_t panel_stride, int64_t b_stride, bool is_sum, const Sink& sink) {
   for (int64_t j = 0; j < N; j += tile_columns<S>, b += panel_stride) {
     const int cols = int(min_of(tile_columns<S>, N - j)), vectors = int(ceil_div(cols, Vec<S>::N));
     TileArgs<S, B> t{a.data, a.row_stride, a.k_stride, b, b_stride, K, nullptr, sink.ld, 0, is_sum};
@@ -105,9 +107,10 @@ struct DenseSink {
 
 // C (M, N; rows ld apart) = A * packed B, or C += A * packed B where is_sum.
 template <class S>
-LAMINA_INLINE void multiply_packed(int64_t M, int64_t N, int64_t K, Matrix<const S> a, PackedB<S> b, S* c, int64_t ld,
-                                   bool is_sum) {
-  multiply_block<S>(M, N, K, bands_of(a), b.data, b.panel_stride, tile_columns<S>, is_sum, DenseSink<S>{c, ld});
+LAMINA_INLINE void multiply_packed(int64_t M, int64_t N, int64_t K, Matrix<const S> a, PackedB<S> b, S* c,
+                                   int64_t ld, bool is_sum) {
+  multiply_block<S>(M, N, K, bands_of(a), b.data, b.panel_stride, tile_columns<S>, is_sum,
+                    DenseSink<S>{c, ld});
 }
 
 }  // namespace lamina::LAMINA_ISA

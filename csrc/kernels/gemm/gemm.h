@@ -3,41 +3,42 @@
 //   pre[m, n] = alpha * sum_k A[m, k] * B[k, n] + beta * C[m, n] + bias[m, n]
 //   y[m, n]   = act(pre[m, n]) + residual[m, n]
 //
-// a (..., M, K), b (..., K, N), y (..., M, N). Every operand has any strides: a transposed matrix is a view with swapped
-// strides, a broadcast batch or bias has strides 0 (bias per column: row stride 0; per row: column stride 0). All
-// views have y's number of axes and, but for M, N and K, its shape. c and residual may be y itself, as for
-// accumulation (c = y, beta = 1); other operands do not overlap y.
+// a (..., M, K), b (..., K, N), y (..., M, N). Every operand has any strides: a transposed matrix is a view
+// with swapped strides, a broadcast batch or bias has strides 0 (bias per column: row stride 0; per row:
+// column stride 0). All views have y's number of axes and, but for M, N and K, its shape. c and residual may
+// be y itself, as for accumulation (c = y, beta = 1); other operands do not overlap y.
 //
-// Elements are float32, bfloat16 or float64; bfloat16 is summed in float32 and rounded once, at the store. K = 0 gives
-// act(beta * C + bias) + residual. Each element is summed in an order that depends on the shapes and strides alone:
-// over k inside blocks of kc, then over blocks; K is never cut among threads.
+// Elements are float32, bfloat16 or float64; bfloat16 is summed in float32 and rounded once, at the store. K
+// = 0 gives act(beta * C + bias) + residual. Each element is summed in an order that depends on the shapes
+// and strides alone: over k inside blocks of kc, then over blocks; K is never cut among threads.
 //
 // Backward of y = act(A B + bias) + residual, with g = dy * act'(pre):
 //   dA = g B^T,   dB = A^T g,   dbias[n] = sum_m g[m, n],   dresidual = dy.
-// The products are this kernel on transposed views; g and dbias come in one pass from `epilogue_backward`. act' is
-// taken from y for relu, sigmoid and tanh, and from pre for gelu and silu.
+// The products are this kernel on transposed views; g and dbias come in one pass from `epilogue_backward`.
+// act' is taken from y for relu, sigmoid and tanh, and from pre for gelu and silu.
 //
-// Work: 2 M N K flops; bytes: the operands once, plus one write and one read of each packed block. Multiply-adds bound
-// it when M, N and K exceed about 50; skinny products are bound by the bytes of their large operand.
+// Work: 2 M N K flops; bytes: the operands once, plus one write and one read of each packed block.
+// Multiply-adds bound it when M, N and K exceed about 50; skinny products are bound by the bytes of their
+// large operand.
 //
 // Plan (`choose_tile` decides by shape and strides, with its estimates in the struct):
-//   packed     blocks of B (kc x nc) become panels, blocks of A (mc x kc) bands, and register tiles of C pass over
+//   packed     blocks of B (kc x nc) become panels, blocks of A (mc x kc) bands, and register tiles of C pass
+//   over
 //              them (block.h): for each nc: for each kc: pack B; for each mc: pack A; multiply_block.
 //   in_place   few rows or a small product: B is read where it lies, if its rows are vectors in memory
 //   dots       few rows and B's columns lie in memory: vectors run along K, and lanes are summed at the end
 //   rows       very few rows and B's rows lie in memory: y += sum of a[k] * B[k, :], several k at a time
 // Products whose y is column-major, or has few columns and many rows, are computed transposed: y^T = B^T A^T.
 //
-// Sources: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), for the loops; Van Zee
-// and van de Geijn, "BLIS" (2015), for tiles 6 x 16 and blocks that fit the caches.
+// Sources: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), for the loops;
+// Van Zee and van de Geijn, "BLIS" (2015), for tiles 6 x 16 and blocks that fit the caches.
 #pragma once
 
+#include "base/activation.h"
 #include "base/isa.h"
 #include "base/view.h"
 
 namespace lamina {
-
-enum class Activation : int32_t { none, relu, gelu, silu, sigmoid, tanh };
 
 struct GemmArgs {
   View a, b;
@@ -50,12 +51,12 @@ struct GemmArgs {
   Activation activation = Activation::none;
 };
 
-// g = dy * act'(.) and dbias = column sums of g. All (M, N), dbias (N); dy, saved and g of any strides.
+// g = dy * act'(pre) and dbias = column sums of g; g, dy, saved (M, N) with any strides, dbias (N).
 struct EpilogueBackwardArgs {
   View dy;
-  View saved;  // pre, or y where saved_is_y; absent for Activation::none
+  View saved;  // pre, or y = act(pre) where saved_is_y; absent for Activation::none
   View g;      // optional output
-  View dbias;  // optional output
+  View dbias;  // optional output, contiguous
   Activation activation = Activation::none;
   bool saved_is_y = false;
 };
@@ -73,11 +74,11 @@ struct GemmProblem {
 
 struct GemmTile {
   GemmPath path;
-  bool copy_a;                // A is copied into bands
-  int64_t mc, nc, kc;         // blocks of the loops
-  int64_t chunk_m, chunk_n;   // what a thread takes at a time
-  int64_t chunk_batch;        // whole products per chunk; 1 where a product has several chunks
-  double bytes, cycles;       // estimates: memory traffic with packing, and cycles of multiply-adds and packing
+  bool copy_a;               // A is copied into bands
+  int64_t mc, nc, kc;        // blocks of the loops
+  int64_t chunk_m, chunk_n;  // what a thread takes at a time
+  int64_t chunk_batch;       // whole products per chunk; 1 where a product has several chunks
+  double bytes, cycles;  // estimates: memory traffic with packing, and cycles of multiply-adds and packing
 };
 
 struct GemmKernels {

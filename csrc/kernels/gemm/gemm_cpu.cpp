@@ -9,9 +9,9 @@
 namespace lamina::LAMINA_ISA {
 namespace {
 
-// Blocks, in bytes so that they hold for float and double. A panel of B (kc rows) takes half of L1, a block of A (mc x
-// kc) under half of L2, a block of B (kc x nc) lies in L3. Tiles of four 512-bit vectors take panels four times as
-// wide, which then live in L2 as well.
+// Blocks, in bytes so that they hold for float and double. A panel of B (kc rows) takes half of L1, a block
+// of A (mc x kc) under half of L2, a block of B (kc x nc) lies in L3. Tiles of four 512-bit vectors take
+// panels four times as wide, which then live in L2 as well.
 constexpr int64_t kc_default = 256;
 constexpr int64_t block_a_bytes = 192 << 10, block_b_bytes = 2 << 20;
 
@@ -36,8 +36,8 @@ GemmTile choose_tile(const GemmProblem& p) {
     t.kc = 4 * kc_default;  // four columns of B and three rows of A in L1
   } else if (b_has_rows && (M <= 2 * tile_rows || M * N * K <= small_work)) {
     t.path = GemmPath::in_place;
-    // Read in place, a panel of B is one piece of each row. Short runs of k keep to few rows, whose next pieces the
-    // hardware then prefetches.
+    // Read in place, a panel of B is one piece of each row. Short runs of k keep to few rows, whose next
+    // pieces the hardware then prefetches.
     if (b_is_large) t.kc = 32;
   } else {
     t.path = GemmPath::packed;
@@ -50,19 +50,23 @@ GemmTile choose_tile(const GemmProblem& p) {
   t.kc = equal(K, t.kc, 8);
   t.mc = equal(M, max_of(tile_rows, block_a_bytes / (t.kc * p.compute_size)), tile_rows);
   t.nc = equal(N, max_of(columns, block_b_bytes / (t.kc * p.compute_size)), columns);
-  // Unpacked rows of A share cache sets where they are a multiple of 1 KiB apart; columns of A would touch a line each.
+  // Unpacked rows of A share cache sets where they are a multiple of 1 KiB apart; columns of A would touch a
+  // line each.
   const bool a_reads_well = p.a_column_stride == 1 && p.a_row_stride * p.element_size % 1024 != 0;
   t.copy_a = p.element_size != p.compute_size ||
-             (t.path == GemmPath::dots ? p.a_column_stride != 1 : t.path == GemmPath::packed && (N > 128 || !a_reads_well));
+             (t.path == GemmPath::dots ? p.a_column_stride != 1
+                                       : t.path == GemmPath::packed && (N > 128 || !a_reads_well));
 
-  const double packs_a = t.copy_a ? double(M) * K : 0, packs_b = t.path == GemmPath::packed ? double(K) * N : 0;
+  const double packs_a = t.copy_a ? double(M) * K : 0,
+               packs_b = t.path == GemmPath::packed ? double(K) * N : 0;
   t.cycles = double(M) * N * K / double(2 * lanes) + packs_a + packs_b;
   t.bytes = (double(M) * K + double(K) * N + double(M) * N) * double(p.element_size) +
             2 * (packs_a + packs_b) * double(p.compute_size);
-  const double time = max_of(int64_t(t.cycles), int64_t(t.bytes / 8)) + 1;  // 8 bytes per cycle from beyond L2
+  const double time =
+      max_of(int64_t(t.cycles), int64_t(t.bytes / 8)) + 1;  // 8 bytes per cycle from beyond L2
 
-  // Four chunks per thread balance the load. Whole products first; then C is cut so that least is packed twice: each
-  // column of chunks packs A anew, each row of chunks packs B anew.
+  // Four chunks per thread balance the load. Whole products first; then C is cut so that least is packed
+  // twice: each column of chunks packs A anew, each row of chunks packs B anew.
   const int64_t wanted =
       p.threads == 1 ? 1 : max_of(1, min_of(4 * p.threads, int64_t(time * double(p.batch) / chunk_cycles)));
   t.chunk_batch = ceil_div(p.batch, wanted);
@@ -96,7 +100,8 @@ struct Product {
   Epilogue<T> epilogue;
 };
 
-// Where the sums of a chunk lie: in y itself, in a scratch block, or, where one block of k is all, in a scratch tile.
+// Where the sums of a chunk lie: in y itself, in a scratch block, or, where one block of k is all, in a
+// scratch tile.
 template <class T>
 struct ChunkSink {
   using S = Compute<T>;
@@ -132,7 +137,8 @@ void run_chunk(const Product<T>& p, const GemmTile& t, int64_t m0, int64_t m1, i
   using S = Compute<T>;
   const bool adds_to_y = p.epilogue.adds_to_y(), sums_in_y = p.epilogue.holds_sums();
   const bool is_stored = sums_in_y && (adds_to_y || p.epilogue.is_plain());
-  const bool is_tile = !sums_in_y && p.K <= t.kc && (t.path == GemmPath::packed || t.path == GemmPath::in_place);
+  const bool is_tile =
+      !sums_in_y && p.K <= t.kc && (t.path == GemmPath::packed || t.path == GemmPath::in_place);
   const int64_t M = m1 - m0;
   for (int64_t jc = n0; jc < n1; jc += t.nc) {
     const int64_t N = min_of(t.nc, n1 - jc);
@@ -169,7 +175,8 @@ void run_chunk(const Product<T>& p, const GemmTile& t, int64_t m0, int64_t m1, i
         if (t.path == GemmPath::dots) {
           dot_products(M, N, K, a, b, sink.base, sink.ld, is_sum);
         } else if (t.path == GemmPath::rows) {
-          sums_of_rows(M, N, K, Matrix<const S>{a.data, a.row_stride, a.k_stride}, b, sink.base, sink.ld, is_sum);
+          sums_of_rows(M, N, K, Matrix<const S>{a.data, a.row_stride, a.k_stride}, b, sink.base, sink.ld,
+                       is_sum);
         } else {
           // Whole vectors of B are read in place, the last columns from a padded panel.
           const int64_t whole = N / Vec<S>::N * Vec<S>::N;
@@ -192,7 +199,8 @@ enum { op_a, op_b, op_c, op_bias, op_residual, op_y, op_pre, operand_count };
 template <class T>
 void gemm_typed(const GemmArgs& args) {
   using S = Compute<T>;
-  const View* views[operand_count] = {&args.a, &args.b, &args.c, &args.bias, &args.residual, &args.y, &args.pre};
+  const View* views[operand_count] = {&args.a,        &args.b, &args.c,  &args.bias,
+                                      &args.residual, &args.y, &args.pre};
   const View& y = args.y;
   int axes = y.ndim - 2;
   int64_t M = y.shape[axes], N = y.shape[axes + 1];
@@ -201,11 +209,13 @@ void gemm_typed(const GemmArgs& args) {
   for (int i = 0; i < operand_count; ++i)
     if (*views[i]) matrices[i] = {views[i]->as<T>(), views[i]->strides[axes], views[i]->strides[axes + 1]};
 
-  // Innermost batch axes join the rows where B is the same for all of them and the other operands go on in step.
+  // Innermost batch axes join the rows where B is the same for all of them and the other operands go on in
+  // step.
   const auto joins = [&](int axis) {
     if (args.b.strides[axis] != 0) return false;
     for (int i = 0; i < operand_count; ++i)
-      if (i != op_b && *views[i] && M != 1 && views[i]->strides[axis] != M * matrices[i].row_stride) return false;
+      if (i != op_b && *views[i] && M != 1 && views[i]->strides[axis] != M * matrices[i].row_stride)
+        return false;
     return true;
   };
   for (; axes > 0 && (y.shape[axes - 1] == 1 || joins(axes - 1)); --axes) {
@@ -218,10 +228,11 @@ void gemm_typed(const GemmArgs& args) {
   for (int i = 0; i < axes; ++i) batch *= y.shape[i];
   if (batch * M * N == 0) return;
 
-  // Register tiles store vectors of columns: a column-major y is better computed as its transpose. One column, or so
-  // few that most lanes would idle, is better computed as rows.
+  // Register tiles store vectors of columns: a column-major y is better computed as its transpose. One
+  // column, or so few that most lanes would idle, is better computed as rows.
   const Matrix<T>& out = matrices[op_y];
-  if (M > 1 && (N == 1 || (N < Vec<S>::N / 2 && M > 4 * N) || (out.column_stride != 1 && out.row_stride == 1))) {
+  if (M > 1 &&
+      (N == 1 || (N < Vec<S>::N / 2 && M > 4 * N) || (out.column_stride != 1 && out.row_stride == 1))) {
     for (Matrix<T>& m : matrices) m = m.transposed();
     const auto exchange = [](auto& x, auto& y) {
       const auto old = x;
@@ -243,12 +254,13 @@ void gemm_typed(const GemmArgs& args) {
                       K,
                       m[op_a].readonly(),
                       m[op_b].readonly(),
-                      {S(args.alpha), S(args.beta), args.activation, m[op_c].readonly(), m[op_bias].readonly(),
-                       m[op_residual].readonly(), m[op_y], m[op_pre]}};
+                      {S(args.alpha), S(args.beta), args.activation, m[op_c].readonly(),
+                       m[op_bias].readonly(), m[op_residual].readonly(), m[op_y], m[op_pre]}};
   };
   const Product<T> p = product(0);
-  const GemmTile t = choose_tile({M, N, K, batch, p.a.row_stride, p.a.column_stride, p.b.row_stride, p.b.column_stride,
-                                  sizeof(T), sizeof(S), p.epilogue.holds_sums(), num_threads()});
+  const GemmTile t =
+      choose_tile({M, N, K, batch, p.a.row_stride, p.a.column_stride, p.b.row_stride, p.b.column_stride,
+                   sizeof(T), sizeof(S), p.epilogue.holds_sums(), num_threads()});
   const int64_t m_chunks = ceil_div(M, t.chunk_m), n_chunks = ceil_div(N, t.chunk_n);
   parallel_for(ceil_div(batch, t.chunk_batch) * m_chunks * n_chunks, [&](int64_t chunk) {
     const int64_t m0 = chunk % m_chunks * t.chunk_m, n0 = chunk / m_chunks % n_chunks * t.chunk_n;
@@ -262,8 +274,12 @@ void gemm(const GemmArgs& args) {
   dispatch_float(args.y.dtype, [&](auto t) { gemm_typed<typename decltype(t)::type>(args); });
 }
 
+void epilogue_backward(const EpilogueBackwardArgs& args) {
+  dispatch_float(args.dy.dtype, [&](auto t) { epilogue_backward_typed<typename decltype(t)::type>(args); });
+}
+
 }  // namespace
 
-const GemmKernels gemm_kernels = {gemm, nullptr, choose_tile};
+const GemmKernels gemm_kernels = {gemm, epilogue_backward, choose_tile};
 
 }  // namespace lamina::LAMINA_ISA

@@ -1,8 +1,10 @@
-// Packing: the operands of a block of the product, copied into the order in which the register tile reads them.
+// Packing: the operands of a block of the product, copied into the order in which the register tile reads
+// them.
 //
-// B (K, N) becomes panels of tile_columns columns: panel p holds B[k, p * columns + j] at [k * columns + j], and the
-// last panel is padded with zeros. A (M, K) becomes bands of tile_rows rows: as rows where A's rows lie in memory, as
-// columns where its columns do; the register tile only broadcasts A, so it takes either. Both widen bf16 to float.
+// B (K, N) becomes panels of tile_columns columns: panel p holds B[k, p * columns + j] at [k * columns + j],
+// and the last panel is padded with zeros. A (M, K) becomes bands of tile_rows rows: as rows where A's rows
+// lie in memory, as columns where its columns do; the register tile only broadcasts A, so it takes either.
+// Both widen bf16 to float.
 #pragma once
 
 #include "kernels/gemm/micro.h"
@@ -57,7 +59,8 @@ void copy_rows(Matrix<const T> b, int64_t K, int64_t n, int64_t width, S* out, i
       }
     }
     for (; k < K; ++k)
-      for (int64_t j = 0; j < width; ++j) out[k * ld + j] = j < n ? S(widen(b.data[k + j * b.column_stride])) : S(0);
+      for (int64_t j = 0; j < width; ++j)
+        out[k * ld + j] = j < n ? S(widen(b.data[k + j * b.column_stride])) : S(0);
   } else {
     for (int64_t k = 0; k < K; ++k)
       for (int64_t j = 0; j < width; ++j)
@@ -65,7 +68,8 @@ void copy_rows(Matrix<const T> b, int64_t K, int64_t n, int64_t width, S* out, i
   }
 }
 
-// B in panels, as the register tile reads it: panel p at data + p * panel_stride, its row k at k * tile_columns.
+// B in panels, as the register tile reads it: panel p at data + p * panel_stride, its row k at k *
+// tile_columns.
 template <class S>
 struct PackedB {
   const S* data;
@@ -78,18 +82,20 @@ LAMINA_INLINE int64_t packed_b_size(int64_t K, int64_t N) {
   return ceil_div(N, tile_columns<S>) * tile_columns<S> * K;
 }
 
-// Rows of B are read along memory, a few at a time, into all panels: panel by panel, each row would give one line and
-// then jump, which neither the prefetchers nor the TLB like.
+// Rows of B are read along memory, a few at a time, into all panels: panel by panel, each row would give one
+// line and then jump, which neither the prefetchers nor the TLB like.
 template <class S, class T>
 void pack_b(Matrix<const T> b, int64_t K, int64_t N, S* out) {
   constexpr int64_t columns = tile_columns<S>, rows = 8;
   const int64_t step = b.column_stride == 1 ? rows : K;
   for (int64_t k = 0; k < K; k += step)
     for (int64_t j = 0; j < N; j += columns)
-      copy_rows<S>(b.at(k, j), min_of(step, K - k), min_of(columns, N - j), columns, out + j * K + k * columns, columns);
+      copy_rows<S>(b.at(k, j), min_of(step, K - k), min_of(columns, N - j), columns,
+                   out + j * K + k * columns, columns);
 }
 
-// A in bands of tile_rows rows: element (i, k) of band p at data[p * band_stride + i * row_stride + k * k_stride].
+// A in bands of tile_rows rows: element (i, k) of band p at data[p * band_stride + i * row_stride + k *
+// k_stride].
 template <class S>
 struct Bands {
   const S* data;

@@ -1,15 +1,16 @@
-// Products with few rows, bound by the bytes of B: each element of B is read once, where it lies, along memory.
+// Products with few rows, bound by the bytes of B: each element of B is read once, where it lies, along
+// memory.
 #pragma once
 
 #include "kernels/gemm/pack.h"
 
 namespace lamina::LAMINA_ISA {
 
-// C[i, j] (+)= sum_k A[i, k] * B[k, j] for MR rows of A and NR columns of B, both contiguous in k: a vector runs along
-// k in each of MR * NR accumulators, and its lanes are summed at the end.
+// C[i, j] (+)= sum_k A[i, k] * B[k, j] for MR rows of A and NR columns of B, both contiguous in k: a vector
+// runs along k in each of MR * NR accumulators, and its lanes are summed at the end.
 template <int MR, int NR, class S, class B>
-[[gnu::noinline]] void dot_tile(int64_t K, const S* a, int64_t row_stride, const B* b, int64_t column_stride, S* c,
-                                int64_t ld, bool is_sum) {
+[[gnu::noinline]] void dot_tile(int64_t K, const S* a, int64_t row_stride, const B* b, int64_t column_stride,
+                                S* c, int64_t ld, bool is_sum) {
   constexpr int N = Vec<S>::N;
   Accumulators<S, MR, NR> acc;
   acc.clear();
@@ -43,17 +44,25 @@ inline constexpr int dot_rows = 3, dot_columns = 4;
 inline constexpr int64_t dots_max_rows = 16;
 
 template <class S, class B>
-void dot_products(int64_t M, int64_t N, int64_t K, Bands<S> a, Matrix<const B> b, S* c, int64_t ld, bool is_sum) {
+void dot_products(int64_t M, int64_t N, int64_t K, Bands<S> a, Matrix<const B> b, S* c, int64_t ld,
+                  bool is_sum) {
   for (int64_t j = 0; j < N;) {
     const bool is_wide = j + dot_columns <= N;
     for (int64_t i = 0; i < M; i += dot_rows) {
       const S* rows = a.data + i * a.row_stride;
       const B* columns = b.data + j * b.column_stride;
-      const auto run = [&](auto dot) { dot(K, rows, a.row_stride, columns, b.column_stride, c + i * ld + j, ld, is_sum); };
+      const auto run = [&](auto dot) {
+        dot(K, rows, a.row_stride, columns, b.column_stride, c + i * ld + j, ld, is_sum);
+      };
       switch (M - i) {
-        case 1: run(is_wide ? dot_tile<1, dot_columns, S, B> : dot_tile<1, 1, S, B>); break;
-        case 2: run(is_wide ? dot_tile<2, dot_columns, S, B> : dot_tile<2, 1, S, B>); break;
-        default: run(is_wide ? dot_tile<3, dot_columns, S, B> : dot_tile<3, 1, S, B>);
+        case 1:
+          run(is_wide ? dot_tile<1, dot_columns, S, B> : dot_tile<1, 1, S, B>);
+          break;
+        case 2:
+          run(is_wide ? dot_tile<2, dot_columns, S, B> : dot_tile<2, 1, S, B>);
+          break;
+        default:
+          run(is_wide ? dot_tile<3, dot_columns, S, B> : dot_tile<3, 1, S, B>);
       }
     }
     j += is_wide ? dot_columns : 1;
@@ -87,12 +96,13 @@ template <int MR, int KR, class S, class B>
     step(j, [n](const auto* p) { return Vec<S>::load(p, n); }, [n](S* p, Vec<S> v) { v.store(p, n); });
 }
 
-// C (M, N) (+)= A (M, K) * B (K, N) with contiguous rows of B, for up to rows_max_rows rows. KR rows of B at a time are
-// KR streams; MR * KR scalars of A stay in registers, and a block of C in L1.
+// C (M, N) (+)= A (M, K) * B (K, N) with contiguous rows of B, for up to rows_max_rows rows. KR rows of B at
+// a time are KR streams; MR * KR scalars of A stay in registers, and a block of C in L1.
 inline constexpr int64_t rows_max_rows = 4;
 
 template <class S, class B>
-void sums_of_rows(int64_t M, int64_t N, int64_t K, Matrix<const S> a, Matrix<const B> b, S* c, int64_t ld, bool is_sum) {
+void sums_of_rows(int64_t M, int64_t N, int64_t K, Matrix<const S> a, Matrix<const B> b, S* c, int64_t ld,
+                  bool is_sum) {
   constexpr int64_t block = 1024;
   const auto sweep = [&](auto add, auto add_one, int64_t rows, int64_t n, int64_t j) {
     int64_t k = 0;
@@ -105,10 +115,17 @@ void sums_of_rows(int64_t M, int64_t N, int64_t K, Matrix<const S> a, Matrix<con
       for (int64_t i = 0; i < M; ++i)
         for (int64_t l = 0; l < n; ++l) c[i * ld + j + l] = S(0);
     switch (M) {
-      case 1: sweep(add_rows<1, 8, S, B>, add_rows<1, 1, S, B>, 8, n, j); break;
-      case 2: sweep(add_rows<2, 4, S, B>, add_rows<2, 1, S, B>, 4, n, j); break;
-      case 3: sweep(add_rows<3, 3, S, B>, add_rows<3, 1, S, B>, 3, n, j); break;
-      default: sweep(add_rows<4, 2, S, B>, add_rows<4, 1, S, B>, 2, n, j);
+      case 1:
+        sweep(add_rows<1, 8, S, B>, add_rows<1, 1, S, B>, 8, n, j);
+        break;
+      case 2:
+        sweep(add_rows<2, 4, S, B>, add_rows<2, 1, S, B>, 4, n, j);
+        break;
+      case 3:
+        sweep(add_rows<3, 3, S, B>, add_rows<3, 1, S, B>, 3, n, j);
+        break;
+      default:
+        sweep(add_rows<4, 2, S, B>, add_rows<4, 1, S, B>, 2, n, j);
     }
   }
 }
