@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 
 
+def pytest_addoption(parser):
+    parser.addoption("--thin", type=int, default=1, metavar="N", help="run every N-th test only")
+
+
 def pytest_collection_modifyitems(config, items):
-    """Leaves out tests marked slow or large unless `-m` asks for them."""
+    """Leaves out tests marked slow or large unless `-m` asks for them, and thins what is left."""
+    items[:] = items[:: config.getoption("--thin")]
     asked = config.getoption("-m")
     for mark in ("slow", "large"):
         if mark not in asked:

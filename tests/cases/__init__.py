@@ -290,15 +290,16 @@ class Case:
 
 
 def materialise(
-    case: Case, sample: Sample | Error | Bench, dtype: str, layout: str | None = None
+    case: Case, sample: Sample | Error | Bench, dtype: str, layout: str | None = None, salt: str = ""
 ) -> list[Any]:
     """The inputs of a sample as NumPy arrays. The values depend on op, sample name and position only.
 
     Args:
         dtype: dtype of every Arr that names none, and of floating NumPy inputs.
         layout: replaces "contiguous" in every Arr that keeps the default layout.
+        salt: another one gives other values.
     """
-    rng = np.random.default_rng(zlib.crc32(f"{case.op}/{sample.name}".encode()))
+    rng = np.random.default_rng(zlib.crc32(f"{case.op}/{sample.name}{salt}".encode()))
 
     def build(entry):
         if isinstance(entry, (list, tuple)):

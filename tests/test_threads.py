@@ -1,0 +1,73 @@
+"""The same bits for any number of threads, from any thread, and in a forked child."""
+
+import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import lamina
+from cases import all_cases, materialise
+from harness import assert_same_bits, call, label, samples
+
+LARGE = 2e9  # flops of a bench shape that is left to `-m slow`
+
+BENCHES = [
+    pytest.param(case, bench, id=label(case, bench), marks=[pytest.mark.slow] * (bench.flops > LARGE))
+    for case in all_cases()
+    for bench in case.bench
+]
+SMALL = [p.values for p in samples() if p.values[2] == "float32" and not p.marks]
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads, and restores it after the test."""
+    before = lamina.get_num_threads()
+    yield lamina.set_num_threads
+    lamina.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("case", "bench"), BENCHES)
+def test_any_number_of_threads(case, bench, threads):
+    results = []
+    for count in (1, 2, 3):
+        threads(count)
+        results.append(call(case, materialise(case, bench, "float32"), bench.attrs))
+    for more in results[1:]:
+        for i, (one, y) in enumerate(zip(results[0], more, strict=True)):
+            assert_same_bits(one, y, f"{label(case, bench)}, output {i}, 1 and more threads")
+
+
+def run_all(entries):
+    return [call(case, materialise(case, sample, dtype), sample.attrs) for case, sample, dtype in entries]
+
+
+def assert_all_same(first, second, where):
+    for (case, sample, _), ys, zs in zip(SMALL, first, second, strict=True):
+        for y, z in zip(ys, zs, strict=True):
+            assert_same_bits(y, z, f"{label(case, sample)}, {where}")
+
+
+def test_concurrent_callers():
+    alone = run_all(SMALL)
+    with ThreadPoolExecutor(4) as pool:
+        for results in pool.map(run_all, [SMALL] * 4):
+            assert_all_same(alone, results, "alone and with three other Python threads")
+
+
+def _child(connection):
+    connection.send(run_all(SMALL))
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_fork_after_use(threads):
+    threads(2)
+    in_parent = run_all(SMALL)
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(there,))
+    child.start()
+    assert here.poll(120), "the forked child does not answer"
+    assert_all_same(in_parent, here.recv(), "parent and forked child")
+    child.join()
+    assert child.exitcode == 0

@@ -1,0 +1,66 @@
+"""The bench shapes against PyTorch: the same mathematics on the same data, forward and backward.
+
+PyTorch in float64 is the truth, PyTorch in float32 gives the tolerance (see harness.py).
+"""
+
+import numpy as np
+import pytest
+
+from cases import all_cases, is_floating, materialise
+from harness import Expected, as_tuple, call, cast, compare, label, tape_vjp, tolerance
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+LARGE = 5e8  # flops of a bench shape that is left to `-m slow`
+
+BENCHES = [
+    pytest.param(case, bench, id=label(case, bench), marks=[pytest.mark.slow] * (bench.flops > LARGE))
+    for case in all_cases()
+    for bench in case.bench
+    if bench.torch and not case.mutates
+]
+
+
+def to_torch(value, requires_grad=False):
+    if isinstance(value, list):
+        return [to_torch(x, requires_grad) for x in value]
+    if not isinstance(value, np.ndarray):
+        return value
+    return torch.from_numpy(value).requires_grad_(requires_grad and is_floating(value.dtype))
+
+
+def expect(truth, low):
+    truth, low = truth.detach().numpy(), low.detach().numpy()
+    if not is_floating(truth.dtype):
+        return Expected(truth, low.dtype, None)
+    return Expected(truth, low.dtype, tolerance(truth, low, low.dtype))
+
+
+@pytest.mark.parametrize(("case", "bench"), BENCHES)
+def test_forward(case, bench):
+    inputs = materialise(case, bench, "float32")
+    truths = as_tuple(bench.torch(*to_torch(cast(inputs, np.float64))))
+    lows = as_tuple(bench.torch(*to_torch(inputs)))
+    got = call(case, inputs, bench.attrs)
+    for i, (y, truth, low) in enumerate(zip(got, truths, lows, strict=False)):
+        compare(y, expect(truth, low), f"{label(case, bench)}, output {i}")
+
+
+@pytest.mark.parametrize(("case", "bench"), [p for p in BENCHES if p.values[1].backward])
+def test_backward(case, bench, rng):
+    inputs = materialise(case, bench, "float32")
+    wrt = [i for i, x in enumerate(inputs) if isinstance(x, np.ndarray) and is_floating(x.dtype)]
+
+    def torch_vjp(dtype, dys):
+        leaves = to_torch(cast(inputs, dtype), requires_grad=True)
+        ys = [y for y in as_tuple(bench.torch(*leaves)) if y.requires_grad]
+        dys = dys or [rng.standard_normal(y.shape).astype(np.float32) for y in ys]
+        torch.autograd.backward(ys, [torch.from_numpy(dy.astype(dtype)) for dy in dys])
+        return [leaves[i].grad for i in wrt], dys
+
+    truths, dys = torch_vjp(np.float64, None)
+    lows, _ = torch_vjp(np.float32, dys)
+    n_outputs = len(as_tuple(call(case, inputs, bench.attrs)))
+    got = tape_vjp(case, inputs, bench.attrs, wrt, dys + [None] * (n_outputs - len(dys)))
+    for i, gradient, truth, low in zip(wrt, got, truths, lows, strict=True):
+        compare(gradient, expect(truth, low), f"{label(case, bench)}, gradient of input {i}")
