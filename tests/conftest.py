@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+import lamina
+
 
 def pytest_addoption(parser):
     parser.addoption("--thin", type=int, default=1, metavar="N", help="run every N-th test only")
@@ -24,3 +26,19 @@ def pytest_collection_modifyitems(config, items):
 def rng(request) -> np.random.Generator:
     """A generator seeded by the name of the test: the same numbers alone and in company."""
     return np.random.default_rng(list(request.node.nodeid.encode()))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _canaries():
+    """Guard words around every array that the library allocates."""
+    lamina._C.set_canaries(True)
+    yield
+    lamina._C.set_canaries(False)
+
+
+@pytest.fixture(autouse=True)
+def _check_canaries():
+    """Fails the test in which an array with overwritten guard words was freed."""
+    before = lamina._C.overwritten_canaries()
+    yield
+    assert lamina._C.overwritten_canaries() == before, "a kernel wrote outside its output"

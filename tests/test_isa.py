@@ -13,14 +13,14 @@ import pytest
 
 import lamina
 
-LEVELS = lamina._C.isa_levels()  # name -> supported by this machine
+BUILD = lamina._C.build_info()
 
 
-@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("level", BUILD["isa_built"])
 def test_values_at_level(level):
-    if not LEVELS[level]:
+    if level not in BUILD["isa_supported"]:
         pytest.skip(f"this machine does not support {level}")
-    if level == lamina._C.isa():
+    if level == BUILD["isa"]:
         pytest.skip(f"{level} is the level of this process")
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "--thin", "8", "tests/test_values.py"],

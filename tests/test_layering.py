@@ -55,7 +55,7 @@ def weak_symbols(object_file: Path) -> list[str]:
 
 @pytest.mark.skipif(not shutil.which("nm"), reason="nm is not installed")
 def test_levels_share_no_code():
-    """The linker keeps one copy of a weak symbol: were it AVX-512 code, a baseline machine would crash in it."""
+    """The linker keeps one copy of a weak symbol: were it AVX-512 code, older machines would crash in it."""
     objects = list((ROOT / "build").rglob("kernels_*.dir/**/*.o"))
     if not objects:
         pytest.skip("no build tree (build/**/kernels_*.dir)")

@@ -1,4 +1,4 @@
-"""A recorded program gives the same bits as eager execution, also on other values than it was recorded with."""
+"""A recorded program gives the same bits as eager execution, on the recorded values and on others."""
 
 import pytest
 

@@ -1,0 +1,65 @@
+"""What a call costs besides the arithmetic: time per op on 4x4 arrays, with and without a tape."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import lamina.functional as F
+import numpy as np
+
+import lamina
+from bench.report import Report, Row
+from bench.rivals import HAS_TORCH
+from bench.timing import measure
+
+OPS = {  # name -> the call in Lamina, the call in PyTorch
+    "add": (lambda x, w, b: x + w, lambda torch, x, w, b: x + w),
+    "relu": (lambda x, w, b: F.relu(x), lambda torch, x, w, b: torch.relu(x)),
+    "matmul": (lambda x, w, b: x @ w, lambda torch, x, w, b: x @ w),
+    "linear": (F.linear, lambda torch, x, w, b: torch.nn.functional.linear(x, w, b)),
+    "softmax": (lambda x, w, b: F.softmax(x, dim=-1), lambda torch, x, w, b: torch.softmax(x, -1)),
+}
+MODES = ("plain", "recorded on a tape", "with backward")
+
+
+def run(threads: int, options: argparse.Namespace, out: Report) -> None:
+    out.title("overhead per call, 4x4 float32")
+    rng = np.random.default_rng(0)
+    operands = [rng.standard_normal(shape, np.float32) for shape in ((4, 4), (4, 4), (4,))]
+    for op, (ours, theirs) in OPS.items():
+        for mode in MODES:
+            if options.filter not in f"{op}, {mode}":
+                continue
+            calls = {"lamina": lamina_call(ours, mode, operands)}
+            if HAS_TORCH:
+                calls["torch"] = torch_call(theirs, mode, operands)
+            timings = measure(calls, threads, options.quick)
+            out.row(Row.of("overhead", f"{op}, {mode}", threads, timings.pop("lamina"), timings))
+
+
+def lamina_call(function: Callable, mode: str, operands: list[np.ndarray]) -> Callable[[int], object]:
+    x, w, b = (lamina.from_numpy(a.copy()) for a in operands)
+    dy = lamina.from_numpy(np.ones((4, 4), np.float32))
+
+    def taped(i: int) -> object:
+        with lamina.Tape() as tape:
+            tape.watch(x)
+            y = function(x, w, b)
+        return tape.gradient(y, [x], dy) if mode == "with backward" else y
+
+    return taped if mode != "plain" else lambda i: function(x, w, b)
+
+
+def torch_call(function: Callable, mode: str, operands: list[np.ndarray]) -> Callable[[int], object]:
+    import torch
+
+    x, w, b = (torch.from_numpy(a.copy()) for a in operands)
+    dy = torch.ones(4, 4)
+    x.requires_grad_(mode != "plain")
+
+    def call(i: int) -> object:
+        y = function(torch, x, w, b)
+        return torch.autograd.grad(y, x, dy) if mode == "with backward" else y
+
+    return call

@@ -1,0 +1,116 @@
+"""What a timing means here.
+
+Candidates take turns: each round times every candidate once, in rotating order, so that clock changes and
+neighbours hit all of them alike. A turn repeats the call until it lasts a millisecond. With one thread the
+clock is the CPU time of that thread, which does not count waiting for a core; with more it is wall time.
+
+Reported are the median over rounds, the minimum, and the spread (interquartile range over median). The ratio
+to a rival is the median of the ratios within each round: what drifts slower than a round cancels.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+TURN = 1e-3  # seconds; the clocks are good to about 100 ns, so 1e-4 of a turn
+ROUNDS = (7, 200)  # at least, at most
+BUDGET = 1.0  # seconds per row
+
+
+@dataclass
+class Timing:
+    """Seconds per call, one value per round."""
+
+    rounds: list[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.rounds)
+
+    @property
+    def minimum(self) -> float:
+        return min(self.rounds)
+
+    @property
+    def spread(self) -> float:
+        low, _, high = statistics.quantiles(self.rounds, n=4)
+        return (high - low) / self.median
+
+    def ratio(self, rival: Timing) -> float:
+        """How many times longer the rival takes."""
+        return statistics.median(b / a for a, b in zip(self.rounds, rival.rounds, strict=True))
+
+
+def measure(
+    candidates: dict[str, Callable[[int], object]], threads: int, quick: bool = False
+) -> dict[str, Timing]:
+    """Times candidates in turns. Each is called with a running number, to choose among its buffers."""
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    repeats = {name: _repeats(call) for name, call in candidates.items()}
+    rounds: dict[str, list[float]] = {name: [] for name in candidates}
+    order = list(candidates)
+    deadline = time.perf_counter() + BUDGET * (0.1 if quick else 1)
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(ROUNDS[1]):
+            if number >= ROUNDS[0] and time.perf_counter() > deadline:
+                break
+            for name in order[number % len(order) :] + order[: number % len(order)]:
+                call, n = candidates[name], repeats[name]
+                first = number * n
+                start = clock()
+                for i in range(first, first + n):
+                    call(i)
+                rounds[name].append((clock() - start) / n)
+    finally:
+        gc.enable()
+    return {name: Timing(values) for name, values in rounds.items()}
+
+
+def _repeats(call: Callable[[int], object]) -> int:
+    """Calls per turn. The first calls also warm up: plans, caches of memory, lazy initialisation."""
+    n = 1
+    while True:
+        start = time.perf_counter()
+        for i in range(n):
+            call(i)
+        elapsed = time.perf_counter() - start
+        if elapsed >= TURN or n >= 1 << 20:
+            return n
+        n = max(2 * n, min(int(n * 1.2 * TURN / max(elapsed, 1e-9)), 100 * n))
+
+
+def buffer_sets(bytes_per_set: int, hot: bool) -> int:
+    """How many sets of operands to rotate through: twice the caches, but at most 64 sets."""
+    if hot:
+        return 1
+    return max(2, min(64, -(-2 * last_level_cache() // max(bytes_per_set, 1))))
+
+
+def last_level_cache() -> int:
+    """Bytes of the largest cache, or 32 MiB where the system does not say."""
+    sizes = []
+    for entry in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        text = entry.read_text().strip()
+        sizes.append(int(text[:-1]) << {"K": 10, "M": 20, "G": 30}[text[-1]])
+    return max(sizes, default=32 << 20)
+
+
+def cpu_name() -> str:
+    """The processor, as the system calls it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(": ", 1)[1] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return os.uname().machine
+
+
+def as_sequence(value: object) -> Sequence:
+    return value if isinstance(value, (tuple, list)) else (value,)
