@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-import lamina.functional as F
 import numpy as np
 
 import lamina
+import lamina.functional as F
 from bench.report import Report, Row
 from bench.rivals import HAS_TORCH
 from bench.timing import measure

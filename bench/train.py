@@ -7,10 +7,10 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-import lamina.functional as F
 import numpy as np
 
 import lamina
+import lamina.functional as F
 from bench.report import Report, Row
 from bench.rivals import HAS_TORCH
 from bench.timing import measure

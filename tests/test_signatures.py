@@ -5,10 +5,10 @@ import importlib
 import inspect
 import pkgutil
 
-import lamina.functional
 import pytest
 
 import lamina
+import lamina.functional
 from cases import all_cases
 
 RECORDS = lamina._C.schemas()
