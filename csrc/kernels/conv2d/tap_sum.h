@@ -1,0 +1,184 @@
+// The implicit GEMM of convolution: rows are pixels of the result, K runs over taps and source channels.
+#pragma once
+
+#include "base/parallel.h"
+#include "base/scratch.h"
+#include "kernels/conv2d/geometry.h"
+#include "kernels/gemm/micro.h"
+
+namespace lamina::LAMINA_ISA {
+
+// Tiles with one vector of columns take twice the rows: 6 accumulators would not fill two FMA units of latency 4.
+template <int NV>
+inline constexpr int rows_of_tile = NV == 1 ? 2 * tile_rows : tile_rows;
+inline constexpr int64_t row_granule = 2 * tile_rows;
+
+// result[n, i, j, g * columns + o] = bias[o] + sum over taps and k < depth of source[pixel under the tap][g * depth + k]
+// * panels[g][o / tile_columns][tap][k][o % tile_columns].
+template <class T>
+struct TapSum {
+  using S = Compute<T>;
+  TapAxis h, w;
+  int64_t images, groups, depth, columns;
+  const S* source;  // strides in elements
+  int64_t source_image, source_row, source_pixel;
+  T* result;
+  int64_t result_image, result_row, result_pixel;
+  const S* panels;
+  int64_t filter_width, filter_taps;  // of the packed weights: tap (r, s) is number r * filter_width + s
+  const S* bias;                      // padded to whole panels
+  const S* zeros;                     // `depth` of them
+
+  LAMINA_INLINE int64_t panels_per_group() const { return ceil_div(columns, tile_columns<S>); }
+  LAMINA_INLINE int64_t pixels() const { return images * h.count * w.count; }
+};
+
+// A piece of K: some taps, over the same `depth` channels of each. Pixel m of tap t is read at rows[t * pitch + m], its
+// weights at panel + weights[t].
+template <class S>
+struct TapChunk {
+  static constexpr int64_t max_taps = 16;  // the row table has room for so many
+  int64_t taps, depth, pitch;
+  const S** rows;
+  int64_t weights[max_taps];
+};
+
+// A tile of `valid` pixels from m on and `columns` columns: out[m + i][j] = (bias[j], or itself) + sum over the chunk.
+template <class S, int NV>
+[[gnu::noinline]] void tap_tile(const TapChunk<S>& chunk, int64_t m, int64_t valid, const S* panel, int64_t columns,
+                                const S* bias, S* const* out, int64_t column) {
+  constexpr int MR = rows_of_tile<NV>, N = Vec<S>::N;
+  Accumulators<S, MR, NV> acc;
+  acc.clear();
+  const S* const* rows = chunk.rows + m;
+  for (int64_t t = 0; t < chunk.taps; ++t, rows += chunk.pitch)
+    accumulate(acc, chunk.depth, *reinterpret_cast<const S* const(*)[MR]>(rows), panel + chunk.weights[t],
+               tile_columns<S>);
+  const int last = int(columns - (NV - 1) * N);  // lanes of the last vector
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) {
+    if (i >= valid) return;
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) {
+      S* const y = out[m + i] + column + j * N;
+      const bool whole = j < NV - 1 || last == N;
+      const Vec<S> base = bias ? Vec<S>::load(bias + j * N) : whole ? Vec<S>::load(y) : Vec<S>::load(y, last);
+      const Vec<S> sum = base + acc.v[i][j];
+      if (whole) sum.store(y);
+      else sum.store(y, last);
+    }
+  }
+}
+
+// All tiles of one panel, with as many vectors as it has columns for.
+template <class S, int NV = tile_vectors>
+LAMINA_INLINE void tap_tiles(const TapChunk<S>& chunk, int64_t pixels, const S* panel, int64_t columns, const S* bias,
+                             S* const* out, int64_t column) {
+  if constexpr (NV > 1) {
+    if (columns <= (NV - 1) * Vec<S>::N)
+      return tap_tiles<S, NV - 1>(chunk, pixels, panel, columns, bias, out, column);
+  }
+  for (int64_t m = 0; m < pixels; m += rows_of_tile<NV>)
+    tap_tile<S, NV>(chunk, m, pixels - m, panel, columns, bias, out, column);
+}
+
+// The even share of n that is at most `limit`.
+LAMINA_INLINE int64_t share(int64_t n, int64_t limit) {
+  const int64_t parts = larger(1, ceil_div(n, larger(1, limit)));
+  return larger(1, ceil_div(n, parts));
+}
+
+// Pixels [begin, end) of the result and panels [first, last) of group g.
+template <class T>
+void tap_block(const TapSum<T>& p, int64_t g, int64_t first, int64_t last, int64_t begin, int64_t end) {
+  using S = Compute<T>;
+  constexpr int64_t NR = tile_columns<S>;
+  struct Pixel {
+    const S* image;
+    int64_t h, w;
+  };
+  const int64_t count = end - begin, pitch = round_up(count, row_granule);
+  const int64_t column = first * NR, columns = smaller(p.columns, last * NR) - column;
+
+  // Addresses of the block's pixels. Sums of bf16 meet in a tile of float and are rounded once.
+  constexpr bool direct = sizeof(T) == sizeof(S);
+  S* const tile = direct ? nullptr : scratch<S>(Scratch::tile, count * columns);
+  using Chunk = TapChunk<S>;
+  char* const table =
+      scratch<char>(Scratch::row, pitch * int64_t(sizeof(Pixel) + (2 + Chunk::max_taps) * sizeof(void*)));
+  Pixel* const pixel = reinterpret_cast<Pixel*>(table);
+  T** const result = reinterpret_cast<T**>(pixel + pitch);
+  S** const out = reinterpret_cast<S**>(result + pitch);
+  Chunk chunk;
+  chunk.pitch = pitch;
+  chunk.rows = const_cast<const S**>(out + pitch);
+  int64_t j = begin % p.w.count, i = begin / p.w.count % p.h.count, n = begin / p.w.count / p.h.count;
+  for (int64_t m = 0; m < count; ++m) {
+    pixel[m] = {p.source + n * p.source_image + g * p.depth, i * p.h.step, j * p.w.step};
+    result[m] = p.result + n * p.result_image + (p.h.start + i * p.h.pitch) * p.result_row +
+                (p.w.start + j * p.w.pitch) * p.result_pixel + g * p.columns + column;
+    if constexpr (direct) out[m] = result[m];
+    else out[m] = tile + m * columns;
+    if (++j == p.w.count) {
+      j = 0;
+      if (++i == p.h.count) i = 0, ++n;
+    }
+  }
+
+  // Chunks of about 256 k: a panel's chunk is then 16 KB (avx2), half of L1. Without taps the result is the bias.
+  constexpr int64_t chunk_depth = 256;
+  const int64_t taps = p.h.taps * p.w.taps;
+  const int64_t depth_step = share(p.depth, chunk_depth);
+  const int64_t tap_step = share(taps, smaller(Chunk::max_taps, chunk_depth / depth_step));
+  bool started = false;
+  for (int64_t tap0 = 0; tap0 < taps || !started; tap0 += tap_step) {
+    for (int64_t k0 = 0; k0 < p.depth || !started; k0 += depth_step) {
+      chunk.taps = smaller(tap_step, taps - tap0);
+      chunk.depth = smaller(depth_step, p.depth - k0);
+      for (int64_t t = 0; t < chunk.taps; ++t) {
+        const int64_t th = (tap0 + t) / p.w.taps, tw = (tap0 + t) % p.w.taps;
+        const int64_t dh = p.h.offset + th * p.h.offset_step, dw = p.w.offset + tw * p.w.offset_step;
+        const int64_t r = p.h.tap + th * p.h.tap_step, s = p.w.tap + tw * p.w.tap_step;
+        chunk.weights[t] = ((r * p.filter_width + s) * p.depth + k0) * NR;
+        const S** const row = chunk.rows + t * pitch;
+        for (int64_t m = 0; m < count; ++m) {
+          const int64_t h = pixel[m].h + dh, w = pixel[m].w + dw;
+          const bool inside = uint64_t(h) < uint64_t(p.h.source) && uint64_t(w) < uint64_t(p.w.source);
+          row[m] = inside ? pixel[m].image + h * p.source_row + w * p.source_pixel + k0 : p.zeros;
+        }
+        for (int64_t m = count; m < pitch; ++m) row[m] = p.zeros;
+      }
+      for (int64_t q = first; q < last; ++q) {
+        const int64_t panel = g * p.panels_per_group() + q;
+        tap_tiles(chunk, count, p.panels + panel * p.filter_taps * p.depth * NR, smaller(NR, p.columns - q * NR),
+                  started ? nullptr : p.bias + panel * NR, out, (q - first) * NR);
+      }
+      started = true;
+    }
+  }
+  if constexpr (!direct) {
+    for (int64_t m = 0; m < count; ++m) {
+      const S* const from = tile + m * columns;
+      int64_t c = 0;
+      for (; c + Vec<S>::N <= columns; c += Vec<S>::N) Vec<S>::load(from + c).store(result[m] + c);
+      Vec<S>::load(from + c, int(columns - c)).store(result[m] + c, int(columns - c));
+    }
+  }
+}
+
+// All pixels and panels. Panels outermost: a task's panels stay in L2 while it is handed on from block to block.
+template <class T>
+void tap_sum(const TapSum<T>& p, const Conv2dPlan& plan) {
+  const int64_t panels = p.panels_per_group(), splits = ceil_div(panels, plan.block_panels);
+  const int64_t pixels = p.pixels(), blocks = ceil_div(pixels, plan.block_pixels);
+  if (pixels == 0 || panels == 0) return;
+  const int64_t block = round_up(ceil_div(pixels, blocks), row_granule);
+  parallel_for(p.groups * splits * blocks, [&](int64_t task) {
+    const int64_t b = task % blocks, split = task / blocks % splits, g = task / blocks / splits;
+    if (b * block >= pixels) return;
+    tap_block(p, g, split * plan.block_panels, smaller(panels, (split + 1) * plan.block_panels), b * block,
+              smaller(pixels, (b + 1) * block));
+  });
+}
+
+}  // namespace lamina::LAMINA_ISA

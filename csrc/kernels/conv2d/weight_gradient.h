@@ -1,0 +1,212 @@
+// dweight as a GEMM whose K runs over pixels: [taps x channels] x [pixels] times [pixels] x [filters].
+#pragma once
+
+#include "base/scratch.h"
+#include "kernels/conv2d/pack.h"
+
+namespace lamina::LAMINA_ISA {
+
+// x under the taps, as the micro-kernel broadcasts it: channel c of output pixel (n, i, j) under tap (r, s) lies at
+//   data[c / width * panel + n * image + i * row + j * pixel + r * tap_row + s * tap_column + c % width].
+template <class S>
+struct TapPlanes {
+  const S* data;
+  int64_t width, panel, image, row, pixel, tap_row, tap_column;
+};
+
+// Output rows [row, row + rows) of images [image, image + images).
+struct PixelBlock {
+  int64_t image, images, row, rows;
+};
+
+template <class T>
+struct WeightGradient {
+  using S = Compute<T>;
+  const Conv2dArgs& a;
+  const S* merged;  // the padded plane of merged taps, else null
+
+  int64_t groups = a.groups, images = a.x.shape[0], P = a.y.shape[2], Q = a.y.shape[3];
+  int64_t filters = a.y.shape[1] / groups, taps_w = merged ? 1 : a.weight.shape[3], taps_h = a.weight.shape[2];
+  int64_t channels = a.weight.shape[1] * (merged ? a.weight.shape[3] : 1);
+  int64_t panels = ceil_div(filters, tile_columns<S>), panel_elements = taps_h * taps_w * channels * tile_columns<S>;
+
+  // Blocks of about `pixels` pixels: whole images if they are small, else rows of one image.
+  LAMINA_INLINE int64_t block_images(int64_t pixels) const { return larger(1, smaller(images, pixels / (P * Q))); }
+  LAMINA_INLINE int64_t block_rows(int64_t pixels) const { return smaller(P, larger(1, pixels / Q)); }
+  LAMINA_INLINE int64_t blocks(int64_t pixels) const {
+    return ceil_div(images, block_images(pixels)) * ceil_div(P, block_rows(pixels));
+  }
+  LAMINA_INLINE PixelBlock block(int64_t pixels, int64_t b) const {
+    const int64_t rows = block_rows(pixels), row_blocks = ceil_div(P, rows);
+    const int64_t n = b / row_blocks * block_images(pixels), i = b % row_blocks * rows;
+    return {n, smaller(block_images(pixels), images - n), i, smaller(rows, P - i)};
+  }
+
+  // dy of a block: [panel][pixel][tile_columns], columns beyond the filters zero.
+  void pack_dy(int64_t g, int64_t first, int64_t last, const PixelBlock& b, S* to) const {
+    using V = Vec<S>;
+    constexpr int64_t NR = tile_columns<S>;
+    const int64_t O = groups * filters;
+    for (int64_t q = first; q < last; ++q) {
+      const int64_t columns = smaller(NR, filters - q * NR);
+      for (int64_t n = 0; n < b.images; ++n) {
+        const T* from = a.y.as<const T>() + ((b.image + n) * P + b.row) * Q * O + g * filters + q * NR;
+        for (int64_t pixel = 0; pixel < b.rows * Q; ++pixel, from += O, to += NR) {
+#pragma GCC unroll 4
+          for (int j = 0; j < tile_vectors; ++j) {
+            const int lanes = int(larger(0, smaller(V::N, columns - j * V::N)));
+            (lanes == V::N ? V::load(from + j * V::N) : V::load(from + j * V::N, lanes)).store(to + j * V::N);
+          }
+        }
+      }
+    }
+  }
+
+  // x of a block: [c / tile_rows][image][row][column][tile_rows], as many rows and columns as the taps read, zero outside
+  // the borders. Rows of two vectors may overlap the next pixel's, which is written later; `to` has a spare vector.
+  TapPlanes<S> pack_x(int64_t g, const PixelBlock& b, S* to) const {
+    using V = Vec<S>;
+    constexpr int64_t MR = tile_rows;
+    const int64_t H = a.x.shape[2], W = a.x.shape[3], C = a.x.shape[1];
+    const int64_t rows = (b.rows - 1) * a.stride[0] + (taps_h - 1) * a.dilation[0] + 1;
+    const int64_t columns = (Q - 1) * a.stride[1] + (taps_w - 1) * a.dilation[1] + 1;
+    const int64_t image = rows * columns * MR;
+    const TapPlanes<S> planes = {.data = to, .width = MR, .panel = b.images * image, .image = image,
+                                 .row = a.stride[0] * columns * MR, .pixel = a.stride[1] * MR,
+                                 .tap_row = a.dilation[0] * columns * MR, .tap_column = a.dilation[1] * MR};
+    const int64_t left = smaller(columns, a.padding[1]);
+    const int64_t inner = larger(0, smaller(columns, a.padding[1] + W) - left);
+    const auto clear = [&](int64_t pixels) {
+      __builtin_memset(to, 0, size_t(pixels * MR) * sizeof(S));
+      to += pixels * MR;
+    };
+    for (int64_t c = 0; c < channels; c += MR) {
+      const int lanes = int(smaller(MR, channels - c));
+      for (int64_t n = b.image; n < b.image + b.images; ++n) {
+        for (int64_t r = 0; r < rows; ++r) {
+          const int64_t h = b.row * a.stride[0] - a.padding[0] + r;
+          if (uint64_t(h) >= uint64_t(H)) {
+            clear(columns);
+            continue;
+          }
+          const T* from = a.x.as<const T>() + (n * H + h) * W * C + g * channels + c;
+          clear(left);
+          for (int64_t j = 0; j < inner; ++j, from += C, to += MR)
+            for (int v = 0; v < MR; v += V::N)
+              V::load(from + v, int(larger(0, smaller(V::N, lanes - v)))).store(to + v);
+          clear(columns - left - inner);
+        }
+      }
+    }
+    return planes;
+  }
+
+  TapPlanes<S> merged_planes(const PixelBlock& b) const {
+    const PaddedPlane p = padded_plane(a);
+    const int64_t row = p.W * p.C;
+    return {.data = merged + (b.image * p.H + b.row * a.stride[0]) * row, .width = tile_rows, .panel = tile_rows,
+            .image = p.H * row, .row = a.stride[0] * row, .pixel = a.stride[1] * p.C,
+            .tap_row = a.dilation[0] * row, .tap_column = 0};
+  }
+
+  // sum[tap][c + i][column] += sum over the block's pixels, for one tile of channels and one panel of filters.
+  template <int NV>
+  [[gnu::noinline]] void tile(const PixelBlock& b, const TapPlanes<S>& planes, const S* x, const S* dy, S* sum,
+                              int64_t valid) const {
+    constexpr int64_t NR = tile_columns<S>;
+    // Rows that follow one another without a gap are one run of k.
+    const bool whole = planes.row == Q * planes.pixel;
+    const int64_t run = whole ? b.rows * Q : Q, runs = whole ? 1 : b.rows;
+    Accumulators<S, tile_rows, NV> acc;
+    acc.clear();
+    for (int64_t n = 0; n < b.images; ++n)
+      for (int64_t i = 0; i < runs; ++i, dy += run * NR)
+        accumulate(acc, run, x + n * planes.image + i * planes.row, 1, planes.pixel, dy, NR);
+#pragma GCC unroll 8
+    for (int i = 0; i < tile_rows; ++i) {
+      if (i >= valid) return;
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) {
+        S* const to = sum + i * NR + j * Vec<S>::N;
+        (Vec<S>::load(to) + acc.v[i][j]).store(to);
+      }
+    }
+  }
+
+  template <int NV = tile_vectors>
+  LAMINA_INLINE void tiles(const PixelBlock& b, const TapPlanes<S>& planes, const S* dy, S* sum, int64_t columns) const {
+    if constexpr (NV > 1) {
+      if (columns <= (NV - 1) * Vec<S>::N) return tiles<NV - 1>(b, planes, dy, sum, columns);
+    }
+    for (int64_t c = 0; c < channels; c += tile_rows)
+      for (int64_t r = 0; r < taps_h; ++r)
+        for (int64_t s = 0; s < taps_w; ++s)
+          tile<NV>(b, planes, planes.data + c / planes.width * planes.panel + r * planes.tap_row + s * planes.tap_column,
+                   dy, sum + ((r * taps_w + s) * channels + c) * tile_columns<S>, channels - c);
+  }
+
+  // Partial sum over blocks [begin, end) for panels [first, last) of group g.
+  void partial(int64_t pixels, int64_t g, int64_t first, int64_t last, int64_t begin, int64_t end, S* sum) const {
+    constexpr int64_t NR = tile_columns<S>;
+    __builtin_memset(sum, 0, size_t((last - first) * panel_elements) * sizeof(S));
+    const int64_t most = block_images(pixels) * block_rows(pixels) * Q;
+    S* const packed_dy = scratch<S>(Scratch::pack_b, (last - first) * most * NR);
+    S* packed_x = nullptr;
+    if (!merged) {
+      const int64_t rows = (block_rows(pixels) - 1) * a.stride[0] + (taps_h - 1) * a.dilation[0] + 1;
+      const int64_t columns = (Q - 1) * a.stride[1] + (taps_w - 1) * a.dilation[1] + 1;
+      packed_x = scratch<S>(Scratch::pack_a, block_images(pixels) * rows * columns * round_up(channels, tile_rows) +
+                                                 round_up(tile_rows, Vec<S>::N));
+    }
+    for (int64_t i = begin; i < end; ++i) {
+      const PixelBlock b = block(pixels, i);
+      pack_dy(g, first, last, b, packed_dy);
+      const TapPlanes<S> planes = merged ? merged_planes(b) : pack_x(g, b, packed_x);
+      for (int64_t q = first; q < last; ++q)
+        tiles(b, planes, packed_dy + (q - first) * b.images * b.rows * Q * NR, sum + (q - first) * panel_elements,
+              smaller(NR, filters - q * NR));
+    }
+  }
+};
+
+// sum[p] = sum of dy over the pixels of part p of `parts`, for every filter, in blocks of 256 pixels.
+template <class T>
+void column_sums(const View& y, int64_t parts, Compute<T>* sums) {
+  using V = VecOf<T>;
+  const int64_t O = y.shape[1], pixels = y.shape[0] * y.shape[2] * y.shape[3];
+  parallel_for(parts, [&](int64_t part) {
+    Compute<T>* const sum = sums + part * O;
+    __builtin_memset(sum, 0, size_t(O) * sizeof(Compute<T>));
+    const int64_t begin = part * pixels / parts, end = (part + 1) * pixels / parts;
+    for (int64_t block = begin; block < end; block += 256) {
+      const int64_t stop = smaller(end, block + 256);
+      for (int64_t o = 0; o < O; o += V::N) {
+        const int lanes = int(smaller(V::N, O - o));
+        const T* from = y.as<const T>() + block * O + o;
+        V acc = V::zero();
+        if (lanes == V::N)
+          for (int64_t i = block; i < stop; ++i, from += O) acc = acc + V::load(from);
+        else
+          for (int64_t i = block; i < stop; ++i, from += O) acc = acc + V::load(from, lanes);
+        (V::load(sum + o, lanes) + acc).store(sum + o, lanes);
+      }
+    }
+  });
+}
+
+// sums[0] += sums[1] + … , each of n elements, in this order.
+template <class S>
+void add_partials(S* sums, int64_t partials, int64_t n) {
+  using V = Vec<S>;
+  if (partials == 1) return;
+  parallel_ranges(n, 4096, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; i += V::N) {
+      const int lanes = int(smaller(V::N, end - i));
+      V acc = V::load(sums + i, lanes);
+      for (int64_t p = 1; p < partials; ++p) acc = acc + V::load(sums + p * n + i, lanes);
+      acc.store(sums + i, lanes);
+    }
+  });
+}
+
+}  // namespace lamina::LAMINA_ISA
