@@ -110,11 +110,10 @@ void depthwise_gradient(const Conv2dArgs& a, const TapAxis& h, const TapAxis& w,
     for (int64_t k = k0; k < k1; ++k) {
       const T* const x = a.x.as<const T>() + (n * H + i * h.step + h.offset + k * h.offset_step) * W * C;
       for (int64_t l = 0; l < w.taps; ++l) {
-        // Positions j with 0 <= j step + shift < W.
         const int64_t shift = w.offset + l * w.offset_step;
-        const int64_t j0 = shift < 0 ? ceil_div(-shift, w.step) : 0;
-        const int64_t j1 = shift < W ? smaller(w.count, ceil_div(W - shift, w.step)) : 0;
-        if (j0 >= j1) continue;
+        int64_t j0, j1;
+        w.inside(shift, &j0, &j1);
+        if (j0 == j1) continue;
         Compute<T>* const to = sum + (k * w.taps + l) * C;
         const auto channels = [&](int64_t c, auto vectors, auto load, auto store) {
           constexpr int NV = decltype(vectors)::value;

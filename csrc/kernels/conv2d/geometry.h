@@ -25,6 +25,11 @@ struct TapAxis {
   int64_t source, step, offset, offset_step;
   int64_t taps, tap, tap_step;
 
+  // The positions [first, last) that read inside the source under the tap with this offset.
+  LAMINA_INLINE void inside(int64_t offset, int64_t* first, int64_t* last) const {
+    *first = offset < 0 ? smaller(count, ceil_div(-offset, step)) : 0;
+    *last = offset < source ? larger(*first, smaller(count, ceil_div(source - offset, step))) : *first;
+  }
   // The taps [first, last) under which position i reads inside the source.
   LAMINA_INLINE void valid_taps(int64_t i, int64_t* first, int64_t* last) const {
     int64_t a = 0, b = taps;

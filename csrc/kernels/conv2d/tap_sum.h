@@ -8,10 +8,10 @@
 
 namespace lamina::LAMINA_ISA {
 
-// Tiles with one vector of columns take twice the rows: 6 accumulators would not fill two FMA units of latency 4.
+// Tiles with one vector of columns take 8 rows: two FMA units of latency 4 want 8 accumulators.
 template <int NV>
-inline constexpr int rows_of_tile = NV == 1 ? 2 * tile_rows : tile_rows;
-inline constexpr int64_t row_granule = 2 * tile_rows;
+inline constexpr int rows_of_tile = NV == 1 ? 8 : tile_rows;
+inline constexpr int64_t row_granule = 24;  // a multiple of the rows of all tiles
 
 // result[n, i, j, g * columns + o] = bias[o] + sum over taps and k < depth of source[pixel under the tap][g * depth + k]
 // * panels[g][o / tile_columns][tap][k][o % tile_columns].
@@ -43,6 +43,20 @@ struct TapChunk {
   int64_t weights[max_taps];
 };
 
+// The n first lanes, in pieces of a power of two: a masked store costs a dozen cycles on some machines.
+template <class S>
+LAMINA_INLINE void store_lanes(Vec<S> v, S* to, int n) {
+  S lanes[Vec<S>::N];
+  v.store(lanes);
+  int done = 0;
+#pragma GCC unroll 4
+  for (int piece = Vec<S>::N / 2; piece > 0; piece /= 2)
+    if (n & piece) {
+      __builtin_memcpy(to + done, lanes + done, size_t(piece) * sizeof(S));
+      done += piece;
+    }
+}
+
 // A tile of `valid` pixels from m on and `columns` columns: out[m + i][j] = (bias[j], or itself) + sum over the chunk.
 template <class S, int NV>
 [[gnu::noinline]] void tap_tile(const TapChunk<S>& chunk, int64_t m, int64_t valid, const S* panel, int64_t columns,
@@ -65,7 +79,7 @@ template <class S, int NV>
       const Vec<S> base = bias ? Vec<S>::load(bias + j * N) : whole ? Vec<S>::load(y) : Vec<S>::load(y, last);
       const Vec<S> sum = base + acc.v[i][j];
       if (whole) sum.store(y);
-      else sum.store(y, last);
+      else store_lanes(sum, y, last);
     }
   }
 }
@@ -93,9 +107,10 @@ template <class T>
 void tap_block(const TapSum<T>& p, int64_t g, int64_t first, int64_t last, int64_t begin, int64_t end) {
   using S = Compute<T>;
   constexpr int64_t NR = tile_columns<S>;
-  struct Pixel {
+  // Neighbouring pixels of one row: `pixels` of them, from column j on.
+  struct Segment {
     const S* image;
-    int64_t h, w;
+    int64_t pixels, h, j;
   };
   const int64_t count = end - begin, pitch = round_up(count, row_granule);
   const int64_t column = first * NR, columns = smaller(p.columns, last * NR) - column;
@@ -105,24 +120,26 @@ void tap_block(const TapSum<T>& p, int64_t g, int64_t first, int64_t last, int64
   S* const tile = direct ? nullptr : scratch<S>(Scratch::tile, count * columns);
   using Chunk = TapChunk<S>;
   char* const table =
-      scratch<char>(Scratch::row, pitch * int64_t(sizeof(Pixel) + (2 + Chunk::max_taps) * sizeof(void*)));
-  Pixel* const pixel = reinterpret_cast<Pixel*>(table);
-  T** const result = reinterpret_cast<T**>(pixel + pitch);
+      scratch<char>(Scratch::row, pitch * int64_t(sizeof(Segment) + (2 + Chunk::max_taps) * sizeof(void*)));
+  Segment* const segment = reinterpret_cast<Segment*>(table);
+  T** const result = reinterpret_cast<T**>(segment + pitch);
   S** const out = reinterpret_cast<S**>(result + pitch);
   Chunk chunk;
   chunk.pitch = pitch;
   chunk.rows = const_cast<const S**>(out + pitch);
-  int64_t j = begin % p.w.count, i = begin / p.w.count % p.h.count, n = begin / p.w.count / p.h.count;
+  int64_t segments = 0;
+  for (int64_t m = 0; m < count; ++segments) {
+    const int64_t at = begin + m, j = at % p.w.count, i = at / p.w.count % p.h.count, n = at / p.w.count / p.h.count;
+    const int64_t pixels = smaller(count - m, p.w.count - j), step = p.w.pitch * p.result_pixel;
+    segment[segments] = {p.source + n * p.source_image + g * p.depth, pixels, i * p.h.step, j};
+    T* const row = p.result + n * p.result_image + (p.h.start + i * p.h.pitch) * p.result_row +
+                   p.w.start * p.result_pixel + g * p.columns + column;
+    for (int64_t k = 0; k < pixels; ++k) result[m + k] = row + (j + k) * step;
+    m += pixels;
+  }
   for (int64_t m = 0; m < count; ++m) {
-    pixel[m] = {p.source + n * p.source_image + g * p.depth, i * p.h.step, j * p.w.step};
-    result[m] = p.result + n * p.result_image + (p.h.start + i * p.h.pitch) * p.result_row +
-                (p.w.start + j * p.w.pitch) * p.result_pixel + g * p.columns + column;
     if constexpr (direct) out[m] = result[m];
     else out[m] = tile + m * columns;
-    if (++j == p.w.count) {
-      j = 0;
-      if (++i == p.h.count) i = 0, ++n;
-    }
   }
 
   // Chunks of about 256 k: a panel's chunk is then 16 KB (avx2), half of L1. Without taps the result is the bias.
@@ -140,13 +157,21 @@ void tap_block(const TapSum<T>& p, int64_t g, int64_t first, int64_t last, int64
         const int64_t dh = p.h.offset + th * p.h.offset_step, dw = p.w.offset + tw * p.w.offset_step;
         const int64_t r = p.h.tap + th * p.h.tap_step, s = p.w.tap + tw * p.w.tap_step;
         chunk.weights[t] = ((r * p.filter_width + s) * p.depth + k0) * NR;
-        const S** const row = chunk.rows + t * pitch;
-        for (int64_t m = 0; m < count; ++m) {
-          const int64_t h = pixel[m].h + dh, w = pixel[m].w + dw;
-          const bool inside = uint64_t(h) < uint64_t(p.h.source) && uint64_t(w) < uint64_t(p.w.source);
-          row[m] = inside ? pixel[m].image + h * p.source_row + w * p.source_pixel + k0 : p.zeros;
+        const S** row = chunk.rows + t * pitch;
+        for (int64_t e = 0; e < segments; ++e) {
+          const auto [image, pixels, h, j] = segment[e];
+          const bool inside = uint64_t(h + dh) < uint64_t(p.h.source);
+          int64_t j0 = 0, j1 = 0;
+          if (inside) p.w.inside(dw, &j0, &j1);
+          j0 = smaller(larger(j0 - j, 0), pixels), j1 = larger(smaller(j1 - j, pixels), j0);
+          const S* const from = image + (h + dh) * p.source_row + (j * p.w.step + dw) * p.source_pixel + k0;
+          const int64_t step = p.w.step * p.source_pixel;
+          for (int64_t k = 0; k < j0; ++k) row[k] = p.zeros;
+          for (int64_t k = j0; k < j1; ++k) row[k] = from + k * step;
+          for (int64_t k = j1; k < pixels; ++k) row[k] = p.zeros;
+          row += pixels;
         }
-        for (int64_t m = count; m < pitch; ++m) row[m] = p.zeros;
+        for (int64_t m = count; m < pitch; ++m) *row++ = p.zeros;
       }
       for (int64_t q = first; q < last; ++q) {
         const int64_t panel = g * p.panels_per_group() + q;
