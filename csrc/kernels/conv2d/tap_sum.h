@@ -57,34 +57,37 @@ LAMINA_INLINE void store_lanes(Vec<S> v, S* to, int n) {
     }
 }
 
-// A tile of `valid` pixels from m on and `columns` columns: out[m + i][j] = (bias[j], or itself) + sum over the chunk.
+// Pixels of the chunk, one panel: out[m][column + j] = (bias[j], or itself) + sum over the chunk, for j < columns.
 template <class S, int NV>
-[[gnu::noinline]] void tap_tile(const TapChunk<S>& chunk, int64_t m, int64_t valid, const S* panel, int64_t columns,
-                                const S* bias, S* const* out, int64_t column) {
+[[gnu::noinline]] void panel_tiles(const TapChunk<S>& chunk, int64_t pixels, const S* panel, int64_t columns,
+                                   const S* bias, S* const* out, int64_t column) {
   constexpr int MR = rows_of_tile<NV>, N = Vec<S>::N;
-  Accumulators<S, MR, NV> acc;
-  acc.clear();
-  const S* const* rows = chunk.rows + m;
-  for (int64_t t = 0; t < chunk.taps; ++t, rows += chunk.pitch)
-    accumulate(acc, chunk.depth, *reinterpret_cast<const S* const(*)[MR]>(rows), panel + chunk.weights[t],
-               tile_columns<S>);
   const int last = int(columns - (NV - 1) * N);  // lanes of the last vector
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-    if (i >= valid) return;
+  for (int64_t m = 0; m < pixels; m += MR) {
+    Accumulators<S, MR, NV> acc;
+    acc.clear();
+    const S* const* rows = chunk.rows + m;
+    for (int64_t t = 0; t < chunk.taps; ++t, rows += chunk.pitch)
+      accumulate(acc, chunk.depth, *reinterpret_cast<const S* const(*)[MR]>(rows), panel + chunk.weights[t],
+                 tile_columns<S>);
+    const int64_t valid = pixels - m;
+#pragma GCC unroll 8
+    for (int i = 0; i < MR; ++i) {
+      if (i >= valid) break;
 #pragma GCC unroll 4
-    for (int j = 0; j < NV; ++j) {
-      S* const y = out[m + i] + column + j * N;
-      const bool whole = j < NV - 1 || last == N;
-      const Vec<S> base = bias ? Vec<S>::load(bias + j * N) : whole ? Vec<S>::load(y) : Vec<S>::load(y, last);
-      const Vec<S> sum = base + acc.v[i][j];
-      if (whole) sum.store(y);
-      else store_lanes(sum, y, last);
+      for (int j = 0; j < NV; ++j) {
+        S* const y = out[m + i] + column + j * N;
+        const bool whole = j < NV - 1 || last == N;
+        const Vec<S> base = bias ? Vec<S>::load(bias + j * N) : whole ? Vec<S>::load(y) : Vec<S>::load(y, last);
+        const Vec<S> sum = base + acc.v[i][j];
+        if (whole) sum.store(y);
+        else store_lanes(sum, y, last);
+      }
     }
   }
 }
 
-// All tiles of one panel, with as many vectors as it has columns for.
+// The tile has as many vectors as the panel has columns for.
 template <class S, int NV = tile_vectors>
 LAMINA_INLINE void tap_tiles(const TapChunk<S>& chunk, int64_t pixels, const S* panel, int64_t columns, const S* bias,
                              S* const* out, int64_t column) {
@@ -92,8 +95,7 @@ LAMINA_INLINE void tap_tiles(const TapChunk<S>& chunk, int64_t pixels, const S* 
     if (columns <= (NV - 1) * Vec<S>::N)
       return tap_tiles<S, NV - 1>(chunk, pixels, panel, columns, bias, out, column);
   }
-  for (int64_t m = 0; m < pixels; m += rows_of_tile<NV>)
-    tap_tile<S, NV>(chunk, m, pixels - m, panel, columns, bias, out, column);
+  panel_tiles<S, NV>(chunk, pixels, panel, columns, bias, out, column);
 }
 
 // The even share of n that is at most `limit`.
