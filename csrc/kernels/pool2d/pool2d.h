@@ -1,0 +1,127 @@
+// Pooling over windows of a plane.
+//
+//   max      y[n,c,p,q] = max_{r,s} x[n,c,h,w]           average  y[n,c,p,q] = sum_{r,s} x[n,c,h,w] /
+//   count(p,q) with     h = p * stride - pad + r * dilation, w likewise; taps outside the plane do not take
+//   part.
+//
+// x, dx (N, C, H, W), y, dy (N, C, P, Q), window (R, S). All operands of a call are dense and share one order
+// in memory: either row-major ("planes": N * C planes of H x W) or channels-last ("pixels": N images of H x W
+// pixels of C lanes).
+//
+// What backward needs of a maximum is where it was: the tap r * S + s, one byte per output (four where R * S
+// > 256), an eighth of an int64 index. The winner is the first maximum in row-major order, or the last NaN; a
+// window of -inf alone gives its first tap inside the plane. These are PyTorch's rules. Hence
+//   max      dx[h,w] = sum of dy[p,q] over the windows whose tap points at (h, w)
+//   average  dx[h,w] = sum of dy[p,q] / count(p,q) over the windows that cover (h, w)
+//
+// Traffic: x once and y once (plus taps), some R + S operations per output: bound by memory.
+//
+// Planes, forward: windows are separable. Each row of x is pooled along W once, into a ring of rows that its
+// R windows share; an output row then pools R ring rows. Along W the lanes of a vector are neighbouring
+// outputs, so their taps lie `stride` apart: the row is first dealt into its residue classes modulo the
+// stride,
+//   row      0 1 2 3 4 5 6 7 8 9            tap s of output q is element q * stride + s * dilation, that is
+//   class 0  0 2 4 6 8                      element q + s * dilation / stride of class s * dilation % stride:
+//   class 1  1 3 5 7 9                      contiguous loads for every window, stride and dilation.
+// Pooling rows first, then columns, with a strict comparison, finds the first maximum in row-major order.
+// Planes, average backward: the mirror image, columns first, then along W into residue classes, then
+// interleaved. Pixels: lanes are channels, and every window is a plain loop. Max backward: dy is added where
+// its tap points, by one thread per plane (or image and block of channels), in order. A gather with vector
+// compares costs as many instructions: each dx element has to test every window that covers it.
+#pragma once
+
+#include "base/isa.h"
+#include "base/view.h"
+
+namespace lamina {
+
+// The taps of one output along one axis: positions origin + r * dilation; those in [first, last) lie inside
+// the input.
+struct PoolWindow {
+  int64_t origin, first, last;
+};
+
+struct PoolAxis {
+  int64_t in, out, kernel, stride, pad, dilation;
+  // True iff the windows are the bins [floor(o * in / out), ceil((o + 1) * in / out)), all of them at most
+  // `kernel` long.
+  bool is_adaptive;
+
+  [[gnu::always_inline]] static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+  // Bins of equal length are ordinary windows.
+  static PoolAxis adaptive(int64_t in, int64_t out) {
+    if (out > 0 && in % out == 0) return {in, out, in / out, in / out, 0, 1, false};
+    return {in, out, out > 0 ? ceil_div(in, out) + 1 : 1, 1, 0, 1, true};
+  }
+
+  // Extent of a window, holes included.
+  [[gnu::always_inline]] int64_t reach() const { return (kernel - 1) * dilation + 1; }
+
+  [[gnu::always_inline]] PoolWindow window(int64_t o) const {
+    if (is_adaptive) {
+      const int64_t origin = o * in / out;
+      return {origin, 0, ceil_div((o + 1) * in, out) - origin};
+    }
+    const int64_t origin = o * stride - pad;
+    const int64_t first = origin < 0 ? ceil_div(-origin, dilation) : 0;
+    const int64_t last = origin + reach() > in ? ceil_div(in - origin, dilation) : kernel;
+    return {origin, first, last};
+  }
+
+  // Elements that an average counts: padding takes part if asked, what ceil_mode hangs over the padding
+  // never.
+  [[gnu::always_inline]] int64_t count(int64_t o, bool include_pad) const {
+    const PoolWindow v = window(o);
+    if (!include_pad || is_adaptive) return v.last - v.first;
+    return v.origin + kernel < in + pad ? kernel : in + pad - v.origin;
+  }
+
+  // The outputs [first, last) whose windows reach over position i.
+  [[gnu::always_inline]] void covering(int64_t i, int64_t* first, int64_t* last) const {
+    if (is_adaptive) {
+      *first = i * out / in;
+      *last = ceil_div((i + 1) * out, in);
+      return;
+    }
+    const int64_t u = i + pad;
+    *first = u < reach() ? 0 : (u - reach()) / stride + 1;
+    *last = u / stride < out ? u / stride + 1 : out;
+  }
+};
+
+struct Pool2dArgs {
+  View x, y;
+  View taps;  // maximum: uint8 or int32, shaped as y; absent where nobody asks for it
+  PoolAxis h, w;
+  bool is_channels_last;
+  bool count_include_pad;  // average
+  int64_t divisor;         // average: takes the place of count if not 0
+};
+
+struct Pool2dBackwardArgs {
+  View dy, taps, dx;
+  PoolAxis h, w;
+  bool is_channels_last;
+  bool count_include_pad;
+  int64_t divisor;
+};
+
+// indices[n,c,p,q] = h * W + w (int64) of the element that taps[n,c,p,q] points at.
+struct Pool2dIndicesArgs {
+  View taps, indices;
+  PoolAxis h, w;
+  bool is_channels_last;
+};
+
+struct Pool2dKernels {
+  void (*max)(const Pool2dArgs&);
+  void (*average)(const Pool2dArgs&);
+  void (*max_backward)(const Pool2dBackwardArgs&);
+  void (*average_backward)(const Pool2dBackwardArgs&);
+  void (*max_indices)(const Pool2dIndicesArgs&);
+};
+
+LAMINA_KERNEL_TABLE(Pool2dKernels, pool2d_kernels)
+
+}  // namespace lamina

@@ -1,0 +1,548 @@
+#include "kernels/pool2d/pool2d.h"
+
+#include "base/parallel.h"
+#include "base/scratch.h"
+#include "simd/vec.h"
+
+namespace lamina::LAMINA_ISA {
+namespace {
+
+enum class Kind { max, max_with_tap, average };
+
+LAMINA_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+LAMINA_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Rows per chunk: 32 K elements are 10 to 20 us of work, well above the cost of handing a chunk to a thread.
+LAMINA_INLINE int64_t rows_per_chunk(int64_t elements) { return most(1, 32768 / most(1, elements)); }
+
+// Loads and stores of n <= N lanes. Masked stores are slow on some machines (18 uops on Zen 3), hence the
+// branch.
+template <class V, class T>
+LAMINA_INLINE V load_lanes(const T* p, int64_t n) {
+  return n >= V::N ? V::load(p) : V::load(p, int(n));
+}
+template <class V, class T>
+LAMINA_INLINE void store_lanes(V v, T* p, int64_t n) {
+  if (n >= V::N)
+    v.store(p);
+  else
+    v.store(p, int(n));
+}
+
+// One vector of windows in the making. Taps are kept in floating-point lanes: exact up to 2^24.
+template <Kind kind, class S>
+struct Pooled {
+  using V = Vec<S>;
+  V value, tap;
+
+  static constexpr S identity = kind == Kind::average ? S(0) : -S(__builtin_inf());
+
+  LAMINA_INLINE void take(V v, V t) {
+    if constexpr (kind == Kind::average) {
+      value = value + v;
+    } else if constexpr (kind == Kind::max) {
+      value = max(value, v);
+    } else {  // an equal value does not replace the first; a NaN replaces anything and yields to NaN alone
+      const auto wins = gt(v, value) | is_nan(v);
+      value = select(wins, v, value);
+      tap = select(wins, t, tap);
+    }
+  }
+};
+
+template <class S>
+LAMINA_INLINE void store_taps(const S* lanes, const View& taps, int64_t at, int64_t n) {
+  if (taps.dtype == Dtype::uint8) {
+    uint8_t* out = taps.as<uint8_t>() + at;
+    for (int64_t i = 0; i < n; ++i) out[i] = uint8_t(int32_t(lanes[i]));
+  } else {
+    int32_t* out = taps.as<int32_t>() + at;
+    for (int64_t i = 0; i < n; ++i) out[i] = int32_t(lanes[i]);
+  }
+}
+
+// --- planes, forward
+// ----------------------------------------------------------------------------------------------
+
+// Deals a row into its residue classes modulo the stride, positions counted from the start of the padding.
+template <int Stride, class T>
+void deal_by(const T* __restrict row, const PoolAxis& w, Compute<T>* __restrict classes, int64_t pitch) {
+  const int64_t stride = Stride ? Stride : w.stride, end = w.pad + w.in;
+  const int64_t head = least(PoolAxis::ceil_div(w.pad, stride) * stride, end);
+  const int64_t tail = most(head, end / stride * stride);
+  const auto put = [&](int64_t u) { classes[u % stride * pitch + u / stride] = widen(row[u - w.pad]); };
+  for (int64_t u = w.pad; u < head; ++u) put(u);
+  for (int64_t i = head / stride; i < tail / stride; ++i)
+    for (int64_t p = 0; p < stride; ++p) classes[p * pitch + i] = widen(row[i * stride + p - w.pad]);
+  for (int64_t u = tail; u < end; ++u) put(u);
+}
+
+// Pools rows of planes along W. Bins of unequal length are dealt by tap instead: class s holds tap s of every
+// bin.
+template <Kind kind, class T>
+struct RowPooler {
+  using S = Compute<T>;
+  using V = Vec<S>;
+
+  const PoolAxis& w;
+  const int64_t lanes;  // outputs, rounded up to whole vectors
+  const int64_t pitch;  // elements of a class; what no row element is dealt to stays the identity
+  const int64_t class_count;
+  S *classes, *first_taps;
+  int64_t* offsets;  // tap s of output q lies at classes[offsets[s] + q]
+
+  explicit RowPooler(const PoolAxis& axis)
+      : w(axis),
+        lanes(PoolAxis::ceil_div(w.out, V::N) * V::N),
+        pitch(w.is_adaptive ? lanes : most(lanes + w.reach() / w.stride, (w.pad + w.in) / w.stride) + 1),
+        class_count(w.is_adaptive ? w.kernel : w.stride),
+        classes(scratch<S>(Scratch::row, class_count * pitch + lanes)),
+        first_taps(classes + class_count * pitch),
+        offsets(scratch<int64_t>(Scratch::pack_a, w.kernel)) {
+    for (int64_t i = 0; i < class_count * pitch; ++i) classes[i] = Pooled<kind, S>::identity;
+    for (int64_t q = 0; q < lanes; ++q) first_taps[q] = q < w.out ? S(w.window(q).first) : S(0);
+    for (int64_t s = 0; s < w.kernel; ++s)
+      offsets[s] = w.is_adaptive ? s * pitch : s * w.dilation % w.stride * pitch + s * w.dilation / w.stride;
+  }
+
+  void deal(const T* row) const {
+    if (w.is_adaptive) {
+      for (int64_t q = 0; q < w.out; ++q) {
+        const PoolWindow v = w.window(q);
+        for (int64_t s = 0; s < v.last; ++s) classes[s * pitch + q] = widen(row[v.origin + s]);
+      }
+      return;
+    }
+    switch (w.stride) {
+      case 1:
+        return deal_by<1>(row, w, classes, pitch);
+      case 2:
+        return deal_by<2>(row, w, classes, pitch);
+      case 3:
+        return deal_by<3>(row, w, classes, pitch);
+      case 4:
+        return deal_by<4>(row, w, classes, pitch);
+      default:
+        return deal_by<0>(row, w, classes, pitch);
+    }
+  }
+
+  void pool(const T* row, S* values, S* taps) const {
+    deal(row);
+    for (int64_t q = 0; q < lanes; q += V::N) {
+      Pooled<kind, S> p{V::set1(Pooled<kind, S>::identity), V::zero()};
+      if constexpr (kind == Kind::max_with_tap) p.tap = V::load(first_taps + q);
+      for (int64_t s = 0; s < w.kernel; ++s) p.take(V::load(classes + offsets[s] + q), V::set1(S(s)));
+      p.value.store(values + q);
+      if constexpr (kind == Kind::max_with_tap) p.tap.store(taps + q);
+    }
+  }
+};
+
+template <Kind kind, class T>
+void pool_planes(const Pool2dArgs& a) {
+  using S = Compute<T>;
+  using V = Vec<S>;
+  const PoolAxis &h = a.h, &w = a.w;
+  const T* x = a.x.as<T>();
+  T* y = a.y.as<T>();
+
+  const int64_t rows = a.x.shape[0] * a.x.shape[1] * h.out;
+  parallel_ranges(
+      rows, rows_per_chunk(PoolAxis::ceil_div(h.in, h.out) * w.in), [&](int64_t begin, int64_t end) {
+        const RowPooler<kind, T> pooler(w);
+        const int64_t lanes = pooler.lanes, ring = least(h.reach(), h.in);
+        S* values = scratch<S>(Scratch::tile, (2 * ring + 2) * lanes);
+        S *taps = values + ring * lanes, *counts = taps + ring * lanes, *winners = counts + lanes;
+        int64_t* row_in_slot = scratch<int64_t>(Scratch::pack_b, ring + h.kernel);
+        int64_t* slots = row_in_slot + ring;  // slots[r]: where in the ring tap r of the present window lies
+        for (int64_t i = 0; i < ring; ++i) row_in_slot[i] = -1;
+        for (int64_t q = 0; q < lanes; ++q)
+          counts[q] = a.divisor || q >= w.out ? S(1) : S(w.count(q, a.count_include_pad));
+
+        for (int64_t row = begin; row < end; ++row) {
+          const int64_t plane = row / h.out, p = row % h.out;
+          const PoolWindow v = h.window(p);
+          for (int64_t r = v.first; r < v.last; ++r) {
+            const int64_t i = plane * h.in + v.origin + r * h.dilation, slot = i % ring;
+            if (row_in_slot[slot] != i) pooler.pool(x + i * w.in, values + slot * lanes, taps + slot * lanes);
+            row_in_slot[slot] = i;
+            slots[r] = slot * lanes;
+          }
+          const V count = V::set1(S(a.divisor ? a.divisor : h.count(p, a.count_include_pad)));
+          for (int64_t q = 0; q < w.out; q += V::N) {
+            Pooled<kind, S> best{V::set1(Pooled<kind, S>::identity), V::set1(S(v.first * w.kernel))};
+            if constexpr (kind == Kind::max_with_tap)
+              best.tap = best.tap + V::load(taps + slots[v.first] + q);
+            for (int64_t r = v.first; r < v.last; ++r) {
+              V tap = V::zero();
+              if constexpr (kind == Kind::max_with_tap)
+                tap = V::load(taps + slots[r] + q) + V::set1(S(r * w.kernel));
+              best.take(V::load(values + slots[r] + q), tap);
+            }
+            if constexpr (kind == Kind::average) best.value = best.value / (count * V::load(counts + q));
+            store_lanes(best.value, y + row * w.out + q, w.out - q);
+            if constexpr (kind == Kind::max_with_tap) best.tap.store(winners + q);
+          }
+          if constexpr (kind == Kind::max_with_tap) store_taps(winners, a.taps, row * w.out, w.out);
+        }
+      });
+}
+
+// The average of whole planes. Partial sums of at most 1024 elements keep the rounding error that of a short
+// sum.
+template <class T>
+void average_whole_planes(const Pool2dArgs& a) {
+  using V = VecOf<T>;
+  const int64_t size = a.h.in * a.w.in;
+  const int64_t count =
+      a.divisor ? a.divisor : a.h.count(0, a.count_include_pad) * a.w.count(0, a.count_include_pad);
+  parallel_ranges(a.x.shape[0] * a.x.shape[1], rows_per_chunk(size), [&](int64_t begin, int64_t end) {
+    for (int64_t plane = begin; plane < end; ++plane) {
+      const T* x = a.x.as<T>() + plane * size;
+      V total = V::zero();
+      for (int64_t i = 0; i < size;) {
+        const int64_t stop = least(size, i + 1024);
+        V sums[4] = {V::zero(), V::zero(), V::zero(), V::zero()};  // add: 2 per cycle, latency 3 to 4
+        for (; i + 4 * V::N <= stop; i += 4 * V::N)
+          for (int k = 0; k < 4; ++k) sums[k] = sums[k] + V::load(x + i + k * V::N);
+        for (; i < stop; i += V::N) sums[0] = sums[0] + load_lanes<V>(x + i, stop - i);
+        total = total + ((sums[0] + sums[1]) + (sums[2] + sums[3]));
+      }
+      a.y.as<T>()[plane] = narrow<T>(reduce_add(total) / Compute<T>(count));
+    }
+  });
+}
+
+// --- pixels, forward
+// ----------------------------------------------------------------------------------------------
+
+// One output pixel, U vectors of channels from channel c on; n = lanes of the last vector.
+template <Kind kind, int U, class T>
+LAMINA_INLINE void pool_pixel(const Pool2dArgs& a, const T* image, PoolWindow vh, PoolWindow vw, int64_t C,
+                              int64_t c, int64_t n, Compute<T> count, int64_t out) {
+  using S = Compute<T>;
+  using V = Vec<S>;
+  Pooled<kind, S> best[U];
+  for (auto& b : best) b = {V::set1(Pooled<kind, S>::identity), V::set1(S(vh.first * a.w.kernel + vw.first))};
+  for (int64_t r = vh.first; r < vh.last; ++r) {
+    V row[U] = {};  // averages: a sum per row first, which keeps the rounding error that of a short sum
+    for (int64_t s = vw.first; s < vw.last; ++s) {
+      const T* x = image + ((vh.origin + r * a.h.dilation) * a.w.in + vw.origin + s * a.w.dilation) * C + c;
+      const V tap = V::set1(S(r * a.w.kernel + s));
+      for (int u = 0; u < U; ++u) {
+        const V value = load_lanes<V>(x + u * V::N, U > 1 ? V::N : n);
+        if constexpr (kind == Kind::average)
+          row[u] = row[u] + value;
+        else
+          best[u].take(value, tap);
+      }
+    }
+    if constexpr (kind == Kind::average)
+      for (int u = 0; u < U; ++u) best[u].take(row[u], V::zero());
+  }
+  S taps[U * V::N];
+  for (int u = 0; u < U; ++u) {
+    if constexpr (kind == Kind::average) best[u].value = best[u].value / V::set1(count);
+    store_lanes(best[u].value, a.y.as<T>() + out + u * V::N, U > 1 ? V::N : n);
+    if constexpr (kind == Kind::max_with_tap) best[u].tap.store(taps + u * V::N);
+  }
+  if constexpr (kind == Kind::max_with_tap) store_taps(taps, a.taps, out, U > 1 ? U * V::N : n);
+}
+
+template <Kind kind, class T>
+void pool_pixels(const Pool2dArgs& a) {
+  constexpr int N = VecOf<T>::N,
+                U = 4;  // 4 chains hide the latency of max and add, and leave registers for taps
+  const PoolAxis &h = a.h, &w = a.w;
+  const int64_t C = a.x.shape[1], rows = a.x.shape[0] * h.out;
+  parallel_ranges(
+      rows, rows_per_chunk(PoolAxis::ceil_div(h.in, h.out) * w.in * C), [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) {
+          const T* image = a.x.as<T>() + row / h.out * h.in * w.in * C;
+          const PoolWindow vh = h.window(row % h.out);
+          const int64_t count_h = h.count(row % h.out, a.count_include_pad);
+          for (int64_t q = 0; q < w.out; ++q) {
+            const PoolWindow vw = w.window(q);
+            const auto count = Compute<T>(a.divisor ? a.divisor : count_h * w.count(q, a.count_include_pad));
+            const int64_t out = (row * w.out + q) * C;
+            int64_t c = 0;
+            for (; c + U * N <= C; c += U * N) pool_pixel<kind, U>(a, image, vh, vw, C, c, N, count, out + c);
+            for (; c < C; c += N)
+              pool_pixel<kind, 1>(a, image, vh, vw, C, c, least(N, C - c), count, out + c);
+          }
+        }
+      });
+}
+
+// --- backward of max
+// ----------------------------------------------------------------------------------------------
+
+// dx[i * step + moves[taps[i]]] += dy[i] for i in [0, n).
+template <class Tap, class T>
+LAMINA_INLINE void scatter(const T* dy, const Tap* taps, int64_t n, int64_t step, const int64_t* moves,
+                           Compute<T>* dx) {
+  for (int64_t i = 0; i < n; ++i) dx[i * step + moves[taps[i]]] += widen(dy[i]);
+}
+
+// Lanes are the outputs of a row (planes) or a block of channels of a pixel. Sums of T narrower than S build
+// up in scratch and are rounded once.
+template <class Tap, class T>
+void scatter_max(const Pool2dBackwardArgs& a) {
+  using S = Compute<T>;
+  constexpr bool is_direct = sizeof(S) == sizeof(T);
+  constexpr int64_t block = 64;  // channels per chunk: whole cache lines of dx for every T
+  const PoolAxis &h = a.h, &w = a.w;
+  const int64_t C = a.is_channels_last ? a.dx.shape[1] : 1, blocks = PoolAxis::ceil_div(C, block);
+  const int64_t images = a.is_channels_last ? a.dx.shape[0] : a.dx.shape[0] * a.dx.shape[1];
+  const Tap* taps = a.taps.as<Tap>();
+  const T* dy = a.dy.as<T>();
+  const int64_t elements = h.in * w.in * least(C, block);
+
+  parallel_ranges(images * blocks, rows_per_chunk(elements), [&](int64_t begin, int64_t end) {
+    int64_t* moves = scratch<int64_t>(Scratch::pack_a, h.kernel * w.kernel);
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t image = item / blocks, c = item % blocks * block, n = least(block, C - c);
+      T* dx = a.dx.as<T>() + image * h.in * w.in * C + c;
+      const int64_t pixel = is_direct ? C : n;  // distance of neighbouring pixels of the sums
+      S* sums;
+      if constexpr (is_direct)
+        sums = dx;
+      else
+        sums = scratch<S>(Scratch::plane, h.in * w.in * n);
+      for (int64_t t = 0; t < h.kernel * w.kernel; ++t)
+        moves[t] = (t / w.kernel * h.dilation * w.in + t % w.kernel * w.dilation) * pixel;
+
+      int64_t cleared = 0;  // rows: each is zeroed just before the first window reaches it
+      const auto clear_to = [&](int64_t row) {
+        for (; cleared < least(row, h.in); ++cleared)
+          for (int64_t i = 0; i < w.in; ++i)
+            for (int64_t k = 0; k < n; ++k) sums[(cleared * w.in + i) * pixel + k] = S(0);
+      };
+      for (int64_t p = 0; p < h.out; ++p) {
+        const int64_t origin = h.window(p).origin, out = (image * h.out + p) * w.out * C + c;
+        clear_to(origin + h.reach());
+        if (a.is_channels_last || w.is_adaptive) {
+          for (int64_t q = 0; q < w.out; ++q)
+            scatter(dy + out + q * C, taps + out + q * C, n, 1, moves,
+                    sums + (origin * w.in + w.window(q).origin) * pixel);
+        } else {
+          scatter(dy + out, taps + out, w.out, w.stride, moves, sums + origin * w.in - w.pad);
+        }
+      }
+      clear_to(h.in);
+      if constexpr (!is_direct)
+        for (int64_t i = 0; i < h.in * w.in; ++i)
+          for (int64_t k = 0; k < n; ++k) dx[i * C + k] = narrow<T>(sums[i * n + k]);
+    }
+  });
+}
+
+// --- backward of average
+// ------------------------------------------------------------------------------------------
+
+// The inverse of deal_by: dx[i * stride + k - pad] = class k, element i.
+template <int Stride, class T>
+void interleave_by(const Compute<T>* __restrict classes, int64_t pitch, const PoolAxis& w, T* __restrict dx) {
+  const int64_t stride = Stride ? Stride : w.stride, end = w.pad + w.in;
+  const int64_t head = least(PoolAxis::ceil_div(w.pad, stride) * stride, end);
+  const int64_t tail = most(head, end / stride * stride);
+  const auto get = [&](int64_t u) { dx[u - w.pad] = narrow<T>(classes[u % stride * pitch + u / stride]); };
+  for (int64_t u = w.pad; u < head; ++u) get(u);
+  for (int64_t i = head / stride; i < tail / stride; ++i)
+    for (int64_t k = 0; k < stride; ++k) dx[i * stride + k - w.pad] = narrow<T>(classes[k * pitch + i]);
+  for (int64_t u = tail; u < end; ++u) get(u);
+}
+
+template <class T>
+void interleave(const Compute<T>* classes, int64_t pitch, const PoolAxis& w, T* dx) {
+  switch (w.stride) {
+    case 1:
+      return interleave_by<1>(classes, pitch, w, dx);
+    case 2:
+      return interleave_by<2>(classes, pitch, w, dx);
+    case 3:
+      return interleave_by<3>(classes, pitch, w, dx);
+    case 4:
+      return interleave_by<4>(classes, pitch, w, dx);
+    default:
+      return interleave_by<0>(classes, pitch, w, dx);
+  }
+}
+
+template <class T>
+void spread_planes(const Pool2dBackwardArgs& a) {
+  using S = Compute<T>;
+  using V = Vec<S>;
+  const PoolAxis &h = a.h, &w = a.w;
+  const int64_t rows = a.dx.shape[0] * a.dx.shape[1] * h.in;
+  parallel_ranges(rows, rows_per_chunk(w.in), [&](int64_t begin, int64_t end) {
+    // column[q] = sum over p of dy[p,q] / count(p,q); zeros on both sides stand for windows outside the
+    // output.
+    const int64_t border = PoolAxis::ceil_div(w.kernel, w.stride);
+    const int64_t lanes = PoolAxis::ceil_div(most(w.out, (w.in + w.pad) / w.stride + 1), V::N) * V::N;
+    S* memory = scratch<S>(Scratch::row, border + 2 * lanes);
+    S *column = memory + border, *counts = column + lanes;
+    S* classes = scratch<S>(Scratch::tile, w.stride * lanes);
+    for (int64_t i = 0; i < border; ++i) memory[i] = S(0);
+    for (int64_t q = 0; q < lanes; ++q)
+      counts[q] = a.divisor || q >= w.out ? S(1) : S(w.count(q, a.count_include_pad));
+
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t plane = row / h.in;
+      T* dx = a.dx.as<T>() + row * w.in;
+      int64_t p, last;
+      h.covering(row % h.in, &p, &last);
+      for (int64_t q = 0; q < lanes; ++q) column[q] = S(0);
+      for (; p < last; ++p) {
+        const T* dy = a.dy.as<T>() + (plane * h.out + p) * w.out;
+        const V count = V::set1(S(a.divisor ? a.divisor : h.count(p, a.count_include_pad)));
+        for (int64_t q = 0; q < w.out; q += V::N) {
+          const V share = load_lanes<V>(dy + q, w.out - q) / (count * V::load(counts + q));
+          (V::load(column + q) + share).store(column + q);
+        }
+      }
+      if (w.is_adaptive) {
+        for (int64_t i = 0; i < w.in; ++i) {
+          int64_t q, end_q;
+          w.covering(i, &q, &end_q);
+          S sum = S(0);
+          for (; q < end_q; ++q) sum += column[q];
+          dx[i] = narrow<T>(sum);
+        }
+        continue;
+      }
+      // Element i of class k lies under the windows i - j for which tap k + j * stride exists.
+      for (int64_t k = 0; k < w.stride; ++k)
+        for (int64_t i = 0; i < lanes; i += V::N) {
+          V sum = V::zero();
+          for (int64_t j = 0; k + j * w.stride < w.kernel; ++j) sum = sum + V::load(column + i - j);
+          sum.store(classes + k * lanes + i);
+        }
+      interleave(classes, lanes, w, dx);
+    }
+  });
+}
+
+template <class T>
+void spread_whole_planes(const Pool2dBackwardArgs& a) {
+  const int64_t size = a.h.in * a.w.in;
+  const int64_t count =
+      a.divisor ? a.divisor : a.h.count(0, a.count_include_pad) * a.w.count(0, a.count_include_pad);
+  parallel_ranges(a.dx.shape[0] * a.dx.shape[1], rows_per_chunk(size), [&](int64_t begin, int64_t end) {
+    for (int64_t plane = begin; plane < end; ++plane) {
+      const T share = narrow<T>(widen(a.dy.as<T>()[plane]) / Compute<T>(count));
+      T* dx = a.dx.as<T>() + plane * size;
+      for (int64_t i = 0; i < size; ++i) dx[i] = share;
+    }
+  });
+}
+
+template <class T>
+void spread_pixels(const Pool2dBackwardArgs& a) {
+  using S = Compute<T>;
+  using V = Vec<S>;
+  const PoolAxis &h = a.h, &w = a.w;
+  const int64_t C = a.dx.shape[1], rows = a.dx.shape[0] * h.in;
+  parallel_ranges(rows, rows_per_chunk(w.in * C), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* dy = a.dy.as<T>() + row / h.in * h.out * w.out * C;
+      int64_t first_p, last_p, first_q, last_q;
+      h.covering(row % h.in, &first_p, &last_p);
+      for (int64_t i = 0; i < w.in; ++i) {
+        w.covering(i, &first_q, &last_q);
+        T* dx = a.dx.as<T>() + (row * w.in + i) * C;
+        for (int64_t c = 0; c < C; c += 2 * V::N) {
+          V sum[2] = {V::zero(), V::zero()};
+          const int64_t n = least(V::N, C - c), m = least(V::N, C - c - n);
+          for (int64_t p = first_p; p < last_p; ++p)
+            for (int64_t q = first_q; q < last_q; ++q) {
+              const int64_t count =
+                  a.divisor ? a.divisor : h.count(p, a.count_include_pad) * w.count(q, a.count_include_pad);
+              const V weight = V::set1(S(1) / S(count));
+              const T* g = dy + (p * w.out + q) * C + c;
+              sum[0] = fma(load_lanes<V>(g, n), weight, sum[0]);
+              if (m) sum[1] = fma(load_lanes<V>(g + n, m), weight, sum[1]);
+            }
+          store_lanes(sum[0], dx + c, n);
+          if (m) store_lanes(sum[1], dx + c + n, m);
+        }
+      }
+    }
+  });
+}
+
+// --- indices
+// ------------------------------------------------------------------------------------------------------
+
+template <class Tap>
+void indices_from(const Pool2dIndicesArgs& a) {
+  const PoolAxis &h = a.h, &w = a.w;
+  const int64_t C = a.is_channels_last ? a.taps.shape[1] : 1;
+  const int64_t rows = a.taps.size() / (w.out * C);
+  parallel_ranges(rows, rows_per_chunk(w.out * C), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row)
+      for (int64_t q = 0; q < w.out; ++q) {
+        const int64_t top = h.window(row % h.out).origin, left = w.window(q).origin;
+        for (int64_t i = (row * w.out + q) * C; i < (row * w.out + q + 1) * C; ++i) {
+          const int64_t tap = a.taps.as<Tap>()[i];
+          a.indices.as<int64_t>()[i] =
+              (top + tap / w.kernel * h.dilation) * w.in + left + tap % w.kernel * w.dilation;
+        }
+      }
+  });
+}
+
+// --- entries
+// ------------------------------------------------------------------------------------------------------
+
+bool is_whole(const PoolAxis& axis) { return axis.out == 1 && axis.pad == 0 && axis.kernel >= axis.in; }
+
+template <Kind kind>
+void pool(const Pool2dArgs& a) {
+  if (a.y.size() == 0) return;
+  dispatch_float(a.x.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    if (a.is_channels_last)
+      pool_pixels<kind, T>(a);
+    else if (kind == Kind::average && is_whole(a.h) && is_whole(a.w))
+      average_whole_planes<T>(a);
+    else
+      pool_planes<kind, T>(a);
+  });
+}
+
+void max_forward(const Pool2dArgs& a) { a.taps ? pool<Kind::max_with_tap>(a) : pool<Kind::max>(a); }
+
+void max_backward(const Pool2dBackwardArgs& a) {
+  if (a.dx.size() == 0) return;
+  dispatch_float(a.dx.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    a.taps.dtype == Dtype::uint8 ? scatter_max<uint8_t, T>(a) : scatter_max<int32_t, T>(a);
+  });
+}
+
+void average_backward(const Pool2dBackwardArgs& a) {
+  if (a.dx.size() == 0) return;
+  dispatch_float(a.dx.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    if (a.is_channels_last)
+      spread_pixels<T>(a);
+    else if (is_whole(a.h) && is_whole(a.w))
+      spread_whole_planes<T>(a);
+    else
+      spread_planes<T>(a);
+  });
+}
+
+void max_indices(const Pool2dIndicesArgs& a) {
+  if (a.indices.size() == 0) return;
+  a.taps.dtype == Dtype::uint8 ? indices_from<uint8_t>(a) : indices_from<int32_t>(a);
+}
+
+}  // namespace
+
+const Pool2dKernels pool2d_kernels = {max_forward, pool<Kind::average>, max_backward, average_backward,
+                                      max_indices};
+
+}  // namespace lamina::LAMINA_ISA
