@@ -64,127 +64,176 @@ LAMINA_INLINE void store_taps(const S* lanes, const View& taps, int64_t at, int6
 // --- planes, forward
 // ----------------------------------------------------------------------------------------------
 
-// Deals a row into its residue classes modulo the stride, positions counted from the start of the padding.
-template <int Stride, class T>
-void deal_by(const T* __restrict row, const PoolAxis& w, Compute<T>* __restrict classes, int64_t pitch) {
-  const int64_t stride = Stride ? Stride : w.stride, end = w.pad + w.in;
-  const int64_t head = least(PoolAxis::ceil_div(w.pad, stride) * stride, end);
-  const int64_t tail = most(head, end / stride * stride);
-  const auto put = [&](int64_t u) { classes[u % stride * pitch + u / stride] = widen(row[u - w.pad]); };
-  for (int64_t u = w.pad; u < head; ++u) put(u);
-  for (int64_t i = head / stride; i < tail / stride; ++i)
-    for (int64_t p = 0; p < stride; ++p) classes[p * pitch + i] = widen(row[i * stride + p - w.pad]);
-  for (int64_t u = tail; u < end; ++u) put(u);
+// Deals a line into its residue classes modulo the stride; n, the length of a class, is a multiple of 16.
+template <int Stride, class S>
+void deal_by(const S* __restrict line, int64_t n, S* __restrict classes) {
+  for (int64_t i = 0; i < n; ++i)
+    for (int64_t k = 0; k < Stride; ++k) classes[k * n + i] = line[i * Stride + k];
 }
 
-// Pools rows of planes along W. Bins of unequal length are dealt by tap instead: class s holds tap s of every
-// bin.
-template <Kind kind, class T>
-struct RowPooler {
-  using S = Compute<T>;
+// Pools lines along W: a line is a row of a plane with its padding, which holds the identity. Where bins are
+// of unequal length, class s holds tap s of every bin instead, and the identity where a bin is shorter.
+template <Kind kind, class S>
+struct LinePooler {
   using V = Vec<S>;
 
   const PoolAxis& w;
-  const int64_t lanes;  // outputs, rounded up to whole vectors
-  const int64_t pitch;  // elements of a class; what no row element is dealt to stays the identity
+  const int64_t lanes;   // outputs, rounded up to whole vectors
+  const int64_t length;  // of a class
   const int64_t class_count;
-  S *classes, *first_taps;
+  S *line, *classes, *first_taps;
   int64_t* offsets;  // tap s of output q lies at classes[offsets[s] + q]
 
-  explicit RowPooler(const PoolAxis& axis)
+  explicit LinePooler(const PoolAxis& axis)
       : w(axis),
         lanes(PoolAxis::ceil_div(w.out, V::N) * V::N),
-        pitch(w.is_adaptive ? lanes : most(lanes + w.reach() / w.stride, (w.pad + w.in) / w.stride) + 1),
+        length(
+            PoolAxis::ceil_div(most(lanes + w.reach() / w.stride + 1, (w.pad + w.in) / w.stride + V::N), 16) *
+            16),
         class_count(w.is_adaptive ? w.kernel : w.stride),
-        classes(scratch<S>(Scratch::row, class_count * pitch + lanes)),
-        first_taps(classes + class_count * pitch),
+        line(scratch<S>(Scratch::row, 2 * class_count * length + lanes)),
+        classes(w.stride > 1 || w.is_adaptive ? line + class_count * length : line),
+        first_taps(line + 2 * class_count * length),
         offsets(scratch<int64_t>(Scratch::pack_a, w.kernel)) {
-    for (int64_t i = 0; i < class_count * pitch; ++i) classes[i] = Pooled<kind, S>::identity;
+    for (int64_t i = 0; i < 2 * class_count * length; ++i) line[i] = Pooled<kind, S>::identity;
     for (int64_t q = 0; q < lanes; ++q) first_taps[q] = q < w.out ? S(w.window(q).first) : S(0);
     for (int64_t s = 0; s < w.kernel; ++s)
-      offsets[s] = w.is_adaptive ? s * pitch : s * w.dilation % w.stride * pitch + s * w.dilation / w.stride;
+      offsets[s] =
+          w.is_adaptive ? s * length : s * w.dilation % w.stride * length + s * w.dilation / w.stride;
   }
 
-  void deal(const T* row) const {
+  // Puts n elements at position i of the row; the last vector of a row is filled up with the identity.
+  LAMINA_INLINE void put(V v, int64_t i, int64_t n) const {
+    if (n < V::N) v = select(V::first(int(n)), v, V::set1(Pooled<kind, S>::identity));
+    v.store(line + w.pad + i);
+  }
+
+  void deal() const {
     if (w.is_adaptive) {
       for (int64_t q = 0; q < w.out; ++q) {
         const PoolWindow v = w.window(q);
-        for (int64_t s = 0; s < v.last; ++s) classes[s * pitch + q] = widen(row[v.origin + s]);
+        for (int64_t s = 0; s < v.last; ++s) classes[s * length + q] = line[v.origin + s];
       }
       return;
     }
     switch (w.stride) {
       case 1:
-        return deal_by<1>(row, w, classes, pitch);
+        return;
       case 2:
-        return deal_by<2>(row, w, classes, pitch);
+        return deal_by<2>(line, length, classes);
       case 3:
-        return deal_by<3>(row, w, classes, pitch);
+        return deal_by<3>(line, length, classes);
       case 4:
-        return deal_by<4>(row, w, classes, pitch);
+        return deal_by<4>(line, length, classes);
       default:
-        return deal_by<0>(row, w, classes, pitch);
+        for (int64_t k = 0; k < w.stride; ++k)
+          for (int64_t u = k, i = 0; u < w.pad + w.in; u += w.stride) classes[k * length + i++] = line[u];
     }
   }
 
-  void pool(const T* row, S* values, S* taps) const {
-    deal(row);
+  // Calls out(q, pooled) for every vector of outputs. Width is the kernel where known at compile time, else
+  // 0.
+  template <int Width, class Out>
+  LAMINA_INLINE void pool_width(const Out& out) const {
+    const int64_t width = Width ? Width : w.kernel;
+    const S* taps[Width ? Width : 1];
+    for (int s = 0; s < Width; ++s) taps[s] = classes + offsets[s];
     for (int64_t q = 0; q < lanes; q += V::N) {
       Pooled<kind, S> p{V::set1(Pooled<kind, S>::identity), V::zero()};
       if constexpr (kind == Kind::max_with_tap) p.tap = V::load(first_taps + q);
-      for (int64_t s = 0; s < w.kernel; ++s) p.take(V::load(classes + offsets[s] + q), V::set1(S(s)));
-      p.value.store(values + q);
-      if constexpr (kind == Kind::max_with_tap) p.tap.store(taps + q);
+      for (int64_t s = 0; s < width; ++s)
+        p.take(V::load((Width ? taps[s] : classes + offsets[s]) + q), V::set1(S(s)));
+      out(q, p);
     }
+  }
+  template <class Out>
+  LAMINA_INLINE void pool(const Out& out) const {
+    deal();
+    if (w.kernel == 2)
+      pool_width<2>(out);
+    else if (w.kernel == 3)
+      pool_width<3>(out);
+    else
+      pool_width<0>(out);
   }
 };
 
+// Without taps the order is free, and columns first leaves one line per output row to pool along W.
 template <Kind kind, class T>
 void pool_planes(const Pool2dArgs& a) {
   using S = Compute<T>;
   using V = Vec<S>;
   const PoolAxis &h = a.h, &w = a.w;
-  const T* x = a.x.as<T>();
-  T* y = a.y.as<T>();
-
   const int64_t rows = a.x.shape[0] * a.x.shape[1] * h.out;
   parallel_ranges(
       rows, rows_per_chunk(PoolAxis::ceil_div(h.in, h.out) * w.in), [&](int64_t begin, int64_t end) {
-        const RowPooler<kind, T> pooler(w);
-        const int64_t lanes = pooler.lanes, ring = least(h.reach(), h.in);
-        S* values = scratch<S>(Scratch::tile, (2 * ring + 2) * lanes);
-        S *taps = values + ring * lanes, *counts = taps + ring * lanes, *winners = counts + lanes;
-        int64_t* row_in_slot = scratch<int64_t>(Scratch::pack_b, ring + h.kernel);
-        int64_t* slots = row_in_slot + ring;  // slots[r]: where in the ring tap r of the present window lies
-        for (int64_t i = 0; i < ring; ++i) row_in_slot[i] = -1;
-        for (int64_t q = 0; q < lanes; ++q)
+        const LinePooler<kind, S> pooler(w);
+        S* counts = scratch<S>(Scratch::tile, pooler.lanes);
+        for (int64_t q = 0; q < pooler.lanes; ++q)
           counts[q] = a.divisor || q >= w.out ? S(1) : S(w.count(q, a.count_include_pad));
 
         for (int64_t row = begin; row < end; ++row) {
-          const int64_t plane = row / h.out, p = row % h.out;
-          const PoolWindow v = h.window(p);
+          const PoolWindow v = h.window(row % h.out);
+          const T* x = a.x.as<T>() + (row / h.out * h.in + v.origin + v.first * h.dilation) * w.in;
+          const int64_t step = h.dilation * w.in, height = v.last - v.first;
+          for (int64_t i = 0; i < w.in; i += V::N) {
+            const int64_t n = least(V::N, w.in - i);
+            Pooled<kind, S> p{load_lanes<V>(x + i, n), V::zero()};
+            for (int64_t r = 1; r < height; ++r) p.take(load_lanes<V>(x + r * step + i, n), V::zero());
+            pooler.put(p.value, i, n);
+          }
+          T* y = a.y.as<T>() + row * w.out;
+          const V count = V::set1(S(a.divisor ? a.divisor : h.count(row % h.out, a.count_include_pad)));
+          pooler.pool([&](int64_t q, Pooled<kind, S> p) {
+            if constexpr (kind == Kind::average) p.value = p.value / (count * V::load(counts + q));
+            store_lanes(p.value, y + q, w.out - q);
+          });
+        }
+      });
+}
+
+// With taps, rows first: a strict comparison then finds the first maximum in row-major order. Pooled rows are
+// kept in a ring, because windows that overlap share them.
+template <class T>
+void pool_planes_with_taps(const Pool2dArgs& a) {
+  constexpr Kind kind = Kind::max_with_tap;
+  using S = Compute<T>;
+  using V = Vec<S>;
+  const PoolAxis &h = a.h, &w = a.w;
+  const int64_t rows = a.x.shape[0] * a.x.shape[1] * h.out;
+  parallel_ranges(
+      rows, rows_per_chunk(PoolAxis::ceil_div(h.in, h.out) * w.in), [&](int64_t begin, int64_t end) {
+        const LinePooler<kind, S> pooler(w);
+        const int64_t lanes = pooler.lanes, ring = least(h.reach(), h.in);
+        S* values = scratch<S>(Scratch::tile, (2 * ring + 1) * lanes);
+        S *taps = values + ring * lanes, *winners = taps + ring * lanes;
+        int64_t* row_in_slot = scratch<int64_t>(Scratch::pack_b, ring + h.kernel);
+        int64_t* slots = row_in_slot + ring;  // slots[r]: where in the ring tap r of the present window lies
+        for (int64_t i = 0; i < ring; ++i) row_in_slot[i] = -1;
+
+        for (int64_t row = begin; row < end; ++row) {
+          const PoolWindow v = h.window(row % h.out);
           for (int64_t r = v.first; r < v.last; ++r) {
-            const int64_t i = plane * h.in + v.origin + r * h.dilation, slot = i % ring;
-            if (row_in_slot[slot] != i) pooler.pool(x + i * w.in, values + slot * lanes, taps + slot * lanes);
-            row_in_slot[slot] = i;
+            const int64_t x_row = row / h.out * h.in + v.origin + r * h.dilation, slot = x_row % ring;
             slots[r] = slot * lanes;
+            if (row_in_slot[slot] == x_row) continue;
+            row_in_slot[slot] = x_row;
+            const T* x = a.x.as<T>() + x_row * w.in;
+            for (int64_t i = 0; i < w.in; i += V::N) pooler.put(load_lanes<V>(x + i, w.in - i), i, w.in - i);
+            pooler.pool([&](int64_t q, const Pooled<kind, S>& p) {
+              p.value.store(values + slot * lanes + q);
+              p.tap.store(taps + slot * lanes + q);
+            });
           }
-          const V count = V::set1(S(a.divisor ? a.divisor : h.count(p, a.count_include_pad)));
-          for (int64_t q = 0; q < w.out; q += V::N) {
-            Pooled<kind, S> best{V::set1(Pooled<kind, S>::identity), V::set1(S(v.first * w.kernel))};
-            if constexpr (kind == Kind::max_with_tap)
-              best.tap = best.tap + V::load(taps + slots[v.first] + q);
-            for (int64_t r = v.first; r < v.last; ++r) {
-              V tap = V::zero();
-              if constexpr (kind == Kind::max_with_tap)
-                tap = V::load(taps + slots[r] + q) + V::set1(S(r * w.kernel));
-              best.take(V::load(values + slots[r] + q), tap);
-            }
-            if constexpr (kind == Kind::average) best.value = best.value / (count * V::load(counts + q));
-            store_lanes(best.value, y + row * w.out + q, w.out - q);
-            if constexpr (kind == Kind::max_with_tap) best.tap.store(winners + q);
+          for (int64_t q = 0; q < lanes; q += V::N) {
+            Pooled<kind, S> p{V::load(values + slots[v.first] + q),
+                              V::load(taps + slots[v.first] + q) + V::set1(S(v.first * w.kernel))};
+            for (int64_t r = v.first + 1; r < v.last; ++r)
+              p.take(V::load(values + slots[r] + q), V::load(taps + slots[r] + q) + V::set1(S(r * w.kernel)));
+            store_lanes(p.value, a.y.as<T>() + row * w.out + q, w.out - q);
+            p.tap.store(winners + q);
           }
-          if constexpr (kind == Kind::max_with_tap) store_taps(winners, a.taps, row * w.out, w.out);
+          store_taps(winners, a.taps, row * w.out, w.out);
         }
       });
 }
@@ -315,9 +364,14 @@ void scatter_max(const Pool2dBackwardArgs& a) {
 
       int64_t cleared = 0;  // rows: each is zeroed just before the first window reaches it
       const auto clear_to = [&](int64_t row) {
-        for (; cleared < least(row, h.in); ++cleared)
-          for (int64_t i = 0; i < w.in; ++i)
-            for (int64_t k = 0; k < n; ++k) sums[(cleared * w.in + i) * pixel + k] = S(0);
+        row = least(row, h.in);
+        if (pixel == n) {
+          for (int64_t i = cleared * w.in * n; i < row * w.in * n; ++i) sums[i] = S(0);
+        } else {
+          for (int64_t i = cleared * w.in; i < row * w.in; ++i)
+            for (int64_t k = 0; k < n; ++k) sums[i * pixel + k] = S(0);
+        }
+        cleared = most(cleared, row);
       };
       for (int64_t p = 0; p < h.out; ++p) {
         const int64_t origin = h.window(p).origin, out = (image * h.out + p) * w.out * C + c;
@@ -449,6 +503,12 @@ void spread_pixels(const Pool2dBackwardArgs& a) {
       const T* dy = a.dy.as<T>() + row / h.in * h.out * w.out * C;
       int64_t first_p, last_p, first_q, last_q;
       h.covering(row % h.in, &first_p, &last_p);
+      S* weights = scratch<S>(Scratch::row, (last_p - first_p) * w.out);  // 1 / count(p, q)
+      for (int64_t p = first_p; p < last_p; ++p)
+        for (int64_t q = 0; q < w.out; ++q)
+          weights[(p - first_p) * w.out + q] =
+              S(1) /
+              S(a.divisor ? a.divisor : h.count(p, a.count_include_pad) * w.count(q, a.count_include_pad));
       for (int64_t i = 0; i < w.in; ++i) {
         w.covering(i, &first_q, &last_q);
         T* dx = a.dx.as<T>() + (row * w.in + i) * C;
@@ -457,9 +517,7 @@ void spread_pixels(const Pool2dBackwardArgs& a) {
           const int64_t n = least(V::N, C - c), m = least(V::N, C - c - n);
           for (int64_t p = first_p; p < last_p; ++p)
             for (int64_t q = first_q; q < last_q; ++q) {
-              const int64_t count =
-                  a.divisor ? a.divisor : h.count(p, a.count_include_pad) * w.count(q, a.count_include_pad);
-              const V weight = V::set1(S(1) / S(count));
+              const V weight = V::set1(weights[(p - first_p) * w.out + q]);
               const T* g = dy + (p * w.out + q) * C + c;
               sum[0] = fma(load_lanes<V>(g, n), weight, sum[0]);
               if (m) sum[1] = fma(load_lanes<V>(g + n, m), weight, sum[1]);
@@ -503,12 +561,13 @@ void pool(const Pool2dArgs& a) {
   if (a.y.size() == 0) return;
   dispatch_float(a.x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    if (a.is_channels_last)
-      pool_pixels<kind, T>(a);
+    if (a.is_channels_last) return pool_pixels<kind, T>(a);
+    if constexpr (kind == Kind::max_with_tap)
+      return pool_planes_with_taps<T>(a);
     else if (kind == Kind::average && is_whole(a.h) && is_whole(a.w))
-      average_whole_planes<T>(a);
+      return average_whole_planes<T>(a);
     else
-      pool_planes<kind, T>(a);
+      return pool_planes<kind, T>(a);
   });
 }
 
