@@ -1,0 +1,44 @@
+// Losses of an element and its target: squared error, absolute error, binary cross entropy of a logit.
+//
+//   mse:  (x - t)²                                    dx = 2 (x - t)            dt = -dx
+//   l1:   |x - t|                                     dx = sign(x - t)          dt = -dx
+//   bce:  w ((1 - t) x + h (log(1 + exp(-|x|)) + max(-x, 0))),   h = 1 + (u - 1) t,   u: pos_weight
+//         dx = w ((1 - t) - h (1 - sigmoid(x)))       dt = w ((u - 1) softplus(-x) - x)
+// The bce form never overflows: softplus(-x) = log(1 + exp(-|x|)) + max(-x, 0), and log(1 + z) keeps its relative
+// precision for small z. All operands are dense with n elements in the same order; gradients are times dloss, over n
+// for the mean. 8 bytes of traffic per float forward, 12 backward: bound by memory (bce beyond L2).
+#pragma once
+
+#include "base/isa.h"
+#include "base/view.h"
+#include "kernels/loss/reduction.h"
+
+namespace lamina {
+
+enum class PointwiseLoss : int { mse, l1, bce_with_logits };
+
+struct PointwiseLossArgs {
+  PointwiseLoss kind;
+  Reduction reduction;
+  View x, target;
+  View weight, pos_weight;  // bce: w and u, 1 where absent
+  View loss;                // n elements, or one if reduced
+  double* partial;          // workspace: one per chunk
+};
+
+struct PointwiseLossBackwardArgs {
+  PointwiseLoss kind;
+  Reduction reduction;
+  View x, target, weight, pos_weight, dloss;
+  View dx, dtarget;  // either may be absent
+};
+
+constexpr int64_t pointwise_loss_chunks(int64_t n) { return (n + loss_chunk_elements - 1) / loss_chunk_elements; }
+
+struct PointwiseLossKernels {
+  void (*forward)(const PointwiseLossArgs&);
+  void (*backward)(const PointwiseLossBackwardArgs&);
+};
+LAMINA_KERNEL_TABLE(PointwiseLossKernels, pointwise_loss_kernels)
+
+}  // namespace lamina

@@ -1,0 +1,147 @@
+#include "kernels/loss/pointwise.h"
+
+#include "base/parallel.h"
+#include "simd/lanes.h"
+#include "simd/math.h"
+
+namespace lamina::LAMINA_ISA {
+namespace {
+
+// log(1 + z) for 0 <= z <= 1. What rounding took from 1 + z is given back as a factor; where all of z went, it is z.
+// (W. Kahan; Goldberg 1991, theorem 4.)
+template <class V>
+LAMINA_INLINE V log1p_of(V z) {
+  const V one = V::set1(1), u = one + z;
+  return select(eq(u, one), z, log(u) * (z / (u - one)));
+}
+
+// What one element adds to the loss, and the derivatives by x and by the target.
+struct Squared {
+  template <class V>
+  LAMINA_INLINE static V value(V x, V t, V, V) {
+    return (x - t) * (x - t);
+  }
+  template <class V>
+  LAMINA_INLINE static void derivative(V x, V t, V, V, V* dx, V* dt) {
+    *dx = (x - t) + (x - t);
+    *dt = -*dx;
+  }
+};
+
+struct Absolute {
+  template <class V>
+  LAMINA_INLINE static V value(V x, V t, V, V) {
+    return abs(x - t);
+  }
+  template <class V>
+  LAMINA_INLINE static void derivative(V x, V t, V, V, V* dx, V* dt) {
+    const V d = x - t, zero = V::zero();
+    const V sign = select(gt(d, zero), V::set1(1), select(lt(d, zero), V::set1(-1), d));  // 0 and NaN stay
+    *dx = sign;
+    *dt = -sign;
+  }
+};
+
+struct BinaryCrossEntropy {
+  template <class V>
+  LAMINA_INLINE static V softplus_of_minus(V x) {
+    return log1p_of(exp(-abs(x))) + max(-x, V::zero());
+  }
+  template <class V>
+  LAMINA_INLINE static V value(V x, V t, V w, V u) {
+    const V one = V::set1(1), h = fma(u - one, t, one);
+    return w * fma(h, softplus_of_minus(x), (one - t) * x);
+  }
+  template <class V>
+  LAMINA_INLINE static void derivative(V x, V t, V w, V u, V* dx, V* dt) {
+    const V one = V::set1(1), h = fma(u - one, t, one), z = exp(-abs(x));
+    const V complement = select(gt(x, V::zero()), z, one) / (one + z);  // 1 - sigmoid(x)
+    *dx = w * fnma(h, complement, one - t);
+    *dt = w * (fma(u - one, log1p_of(z) + max(-x, V::zero()), -x));
+  }
+};
+
+// Calls f(Loss{}) for the kind of loss.
+template <class F>
+LAMINA_INLINE void dispatch_loss(PointwiseLoss kind, const F& f) {
+  switch (kind) {
+    case PointwiseLoss::mse: return f(Squared{});
+    case PointwiseLoss::l1: return f(Absolute{});
+    case PointwiseLoss::bce_with_logits: return f(BinaryCrossEntropy{});
+  }
+}
+
+template <class T, class L>
+LAMINA_INLINE VecOf<T> load_or_one(const View& v, int64_t i, L lanes) {
+  return v ? lanes.load(v.as<T>() + i) : VecOf<T>::set1(1);
+}
+
+template <class T, class Loss>
+[[gnu::flatten]] double forward_range(const PointwiseLossArgs& a, int64_t begin, int64_t n) {
+  using V = VecOf<T>;
+  const auto value = [&](int64_t i, auto lanes) {
+    const int64_t at = begin + i;
+    return Loss::value(lanes.load(a.x.as<T>() + at), lanes.load(a.target.as<T>() + at),
+                       load_or_one<T>(a.weight, at, lanes), load_or_one<T>(a.pos_weight, at, lanes));
+  };
+  if (a.reduction == Reduction::none) {
+    for_vectors<V>(n, [&](int64_t i, auto lanes) { lanes.store(a.loss.as<T>() + begin + i, value(i, lanes)); });
+    return 0;
+  }
+  return double(reduce_add(accumulate(
+      n, V::zero(), [&](V sum, int64_t i, auto lanes) { return sum + lanes.keep(value(i, lanes), V::zero()); },
+      [](V a, V b) { return a + b; })));
+}
+
+void forward(const PointwiseLossArgs& a) {
+  dispatch_float(a.x.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    const int64_t n = a.x.size();
+    dispatch_loss(a.kind, [&](auto loss) {
+      parallel_ranges(n, loss_chunk_elements, [&](int64_t begin, int64_t end) {
+        a.partial[begin / loss_chunk_elements] = forward_range<T, decltype(loss)>(a, begin, end - begin);
+      });
+    });
+    if (a.reduction == Reduction::none) return;
+    double sum = 0;
+    for (int64_t i = 0; i < pointwise_loss_chunks(n); ++i) sum += a.partial[i];
+    a.loss.as<T>()[0] = narrow<T>(Compute<T>(a.reduction == Reduction::mean ? sum / double(n) : sum));
+  });
+}
+
+template <class T, class Loss>
+[[gnu::flatten]] void backward_range(const PointwiseLossBackwardArgs& a, int64_t begin, int64_t n, Compute<T> scale) {
+  using V = VecOf<T>;
+  const bool is_reduced = a.reduction != Reduction::none;
+  const V scales = V::set1(scale);
+  for_vectors<V>(n, [&](int64_t i, auto lanes) {
+    const int64_t at = begin + i;
+    const V g = is_reduced ? scales : lanes.load(a.dloss.as<T>() + at);
+    V dx, dt;
+    Loss::derivative(lanes.load(a.x.as<T>() + at), lanes.load(a.target.as<T>() + at),
+                     load_or_one<T>(a.weight, at, lanes), load_or_one<T>(a.pos_weight, at, lanes), &dx, &dt);
+    if (a.dx) lanes.store(a.dx.as<T>() + at, g * dx);
+    if (a.dtarget) lanes.store(a.dtarget.as<T>() + at, g * dt);
+  });
+}
+
+void backward(const PointwiseLossBackwardArgs& a) {
+  dispatch_float(a.x.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    const int64_t n = a.x.size();
+    if (n == 0) return;
+    const Compute<T> g = widen(a.dloss.as<T>()[0]);
+    const Compute<T> scale = a.reduction == Reduction::mean ? g / Compute<T>(n) : g;
+    dispatch_loss(a.kind, [&](auto loss) {
+      parallel_ranges(n, loss_chunk_elements, [&](int64_t begin, int64_t end) {
+        backward_range<T, decltype(loss)>(a, begin, end - begin, scale);
+      });
+    });
+  });
+}
+
+}  // namespace
+
+const PointwiseLossKernels pointwise_loss_kernels = {forward, backward};
+
+}  // namespace lamina::LAMINA_ISA
