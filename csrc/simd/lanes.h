@@ -1,4 +1,5 @@
-// Loops over vectors with a shorter last one: the body is written once and compiled for full vectors and for the rest.
+// Loops over vectors with a shorter last one: the body is written once and compiled for full vectors and for
+// the rest.
 //
 //   for_vectors<V>(n, [&](int64_t i, auto lanes) { lanes.store(y + i, exp(lanes.load(x + i))); });
 #pragma once
@@ -42,8 +43,8 @@ LAMINA_INLINE void for_vectors(int64_t n, const F& f) {
   if (i < n) f(i, FirstLanes<V>{int(n - i)});
 }
 
-// acc = f(acc, i, lanes) over the vectors of [0, n), in four interleaved chains that start at `start` and are joined
-// by `join`: four in flight hide the latency of one, and the order depends on n alone.
+// acc = f(acc, i, lanes) over the vectors of [0, n), in four interleaved chains that start at `start` and are
+// joined by `join`: four in flight hide the latency of one, and the order depends on n alone.
 template <class V, class F, class J>
 LAMINA_INLINE V accumulate(int64_t n, V start, const F& f, const J& join) {
   constexpr int N = V::N;

@@ -1,4 +1,5 @@
-// Cross entropy from logits, fused with log_softmax, and the negative log likelihood of given log-probabilities.
+// Cross entropy from logits, fused with log_softmax, and the negative log likelihood of given
+// log-probabilities.
 //
 //   log p[c] = (x[c] - s) - log sum_k exp(x[k] - s),   s = max x           for each of the N positions
 //   class index t:     loss = -(1 - e) w[t] log p[t] - e/C sum_c w[c] log p[c];    0 where t = ignore_index
@@ -6,17 +7,18 @@
 //   nll:               loss = -w[t] x[t]
 // mean: sum of losses / sum of w[t] over the positions not ignored (for probabilities / N), as in PyTorch.
 //
-// logits (O, C, I), dense: O positions before the class axis, I after it in memory (I = 1 also for the channels of a
-// channels-last image). target, loss: (O, I); probabilities: as logits; w: (C,), 1 if absent; e: label_smoothing.
-// Backward. d log p[k] / dx[c] = 1[k = c] - p[c], hence with g = dloss, over the divisor of the mean,
+// logits (O, C, I), dense: O positions before the class axis, I after it in memory (I = 1 also for the
+// channels of a channels-last image). target, loss: (O, I); probabilities: as logits; w: (C,), 1 if absent;
+// e: label_smoothing. Backward. d log p[k] / dx[c] = 1[k = c] - p[c], hence with g = dloss, over the divisor
+// of the mean,
 //   class index:    dx[c] = g (p[c] ((1 - e) w[t] + e/C sum_k w[k]) - e/C w[c] - 1[c = t] (1 - e) w[t])
 //   probabilities:  dx[c] = g (p[c] sum_k w[k] q'[k] - w[c] q'[c])      dq[c] = -g (1 - e) w[c] log p[c]
-// Forward keeps s and log sum exp of every position, apart, because p from their sum would lose the digits that large
-// logits take; backward is one pass that computes p again, so no (O, C, I) array is ever kept.
+// Forward keeps s and log sum exp of every position, apart, because p from their sum would lose the digits
+// that large logits take; backward is one pass that computes p again, so no (O, C, I) array is ever kept.
 //
 // Traffic: 4 bytes per float logit forward, 8 backward, one exp each: a log_softmax of its own would add 16.
-// A label outside [0, C) that is not ignore_index gives NaN and is never used as an address: in a replayed program no
-// one can refuse it any more.
+// A label outside [0, C) that is not ignore_index gives NaN and is never used as an address: in a replayed
+// program no one can refuse it any more.
 #pragma once
 
 #include "base/isa.h"
@@ -37,9 +39,9 @@ struct ClassLoss {
 struct CrossEntropyArgs {
   ClassLoss to;
   View logits;
-  View loss;   // (O, I), or 0-d if reduced
-  View stats;  // (2, O, I) in the compute dtype: s, then log sum exp(x - s)
-  View total;  // 0-d in the compute dtype: the divisor of the mean
+  View loss;        // (O, I), or 0-d if reduced
+  View stats;       // (2, O, I) in the compute dtype: s, then log sum exp(x - s)
+  View total;       // 0-d in the compute dtype: the divisor of the mean
   double* partial;  // workspace: two per chunk of class_loss_tasks
 };
 
@@ -60,7 +62,8 @@ struct NllBackwardArgs {
   View total, dloss, dx;
 };
 
-// The tasks of cross_entropy: rows where I = 1, else tiles of neighbouring columns; `grain` of them make a chunk.
+// The tasks of cross_entropy: rows where I = 1, else tiles of neighbouring columns; `grain` of them make a
+// chunk.
 struct ClassLossTasks {
   int64_t tiles, items, grain;  // tiles per position of O; O * tiles items
   constexpr int64_t chunks() const { return (items + grain - 1) / grain; }

@@ -10,17 +10,19 @@ static_assert(column_tile == class_loss_tile);
 
 bool has_labels(const ClassLoss& to) { return !is_floating(to.target.dtype); }
 
-// A position's label and its weight. Ignored: weight 0. Out of range: weight NaN, and a class that may be read.
+// A position's label and its weight. Ignored: weight 0. Out of range: weight NaN, and a class that may be
+// read.
 template <class S>
 struct Label {
-  int64_t c = 0;
-  S weight = 0;
-  bool is_ignored = false;
+  int64_t c;
+  S weight;
+  bool is_ignored;
 };
 
 template <class T>
 LAMINA_INLINE Label<Compute<T>> label_at(const ClassLoss& to, int64_t at) {
-  const int64_t c = to.target.dtype == Dtype::int64 ? to.target.as<int64_t>()[at] : to.target.as<int32_t>()[at];
+  const int64_t c =
+      to.target.dtype == Dtype::int64 ? to.target.as<int64_t>()[at] : to.target.as<int32_t>()[at];
   if (c == to.ignore_index) return {0, 0, true};
   if (c < 0 || c >= to.C) return {0, Compute<T>(__builtin_nanf("")), false};
   return {c, to.weight ? widen(to.weight.as<T>()[c]) : 1, false};
@@ -49,8 +51,8 @@ struct Sums {
 
 // A position's loss goes to its place, or into the sum of its chunk.
 template <class T>
-LAMINA_INLINE void record(const ClassLoss& to, const View& loss, int64_t at, Compute<T> value, Compute<T> weight,
-                          Sums& sums) {
+LAMINA_INLINE void record(const ClassLoss& to, const View& loss, int64_t at, Compute<T> value,
+                          Compute<T> weight, Sums& sums) {
   if (to.reduction == Reduction::none) loss.as<T>()[at] = narrow<T>(value);
   sums.loss += double(value);
   sums.weight += double(weight);
@@ -74,13 +76,21 @@ LAMINA_INLINE Compute<T> dloss_at(const ClassLoss& to, const View& dloss, const 
   return to.reduction == Reduction::mean ? g / *total.as<S>() : g;
 }
 
-// Runs run(item, sums) for every item; the sums of chunk k go to partial[2 k], unless it is null.
-template <class F>
-LAMINA_INLINE void for_items(const ClassLoss& to, double* partial, const F& run) {
+// Runs rows(begin, end, sums) for ranges of rows where I = 1, else tile(o, i, n, sums) for the n columns from
+// i on. The sums of chunk k go to partial[2 k], unless it is null.
+template <class Rows, class Tile>
+LAMINA_INLINE void for_items(const ClassLoss& to, double* partial, const Rows& rows, const Tile& tile) {
   const ClassLossTasks tasks = class_loss_tasks(to.O, to.C, to.I);
   parallel_ranges(tasks.items, tasks.grain, [&](int64_t begin, int64_t end) {
     Sums sums;
-    for (int64_t item = begin; item < end; ++item) run(item, sums);
+    if (to.I == 1) {
+      rows(begin, end, sums);
+    } else {
+      for (int64_t item = begin; item < end; ++item) {
+        const int64_t i = item % tasks.tiles * column_tile;
+        tile(item / tasks.tiles, i, smaller(column_tile, to.I - i), sums);
+      }
+    }
     if (!partial) return;
     partial[2 * (begin / tasks.grain)] = sums.loss;
     partial[2 * (begin / tasks.grain) + 1] = sums.weight;
@@ -88,35 +98,47 @@ LAMINA_INLINE void for_items(const ClassLoss& to, double* partial, const F& run)
 }
 
 template <class T>
-[[gnu::flatten]] void forward_row(const CrossEntropyArgs& a, int64_t o, Sums& sums) {
+[[gnu::flatten]] void forward_rows(const CrossEntropyArgs& a, int64_t begin, int64_t end, Sums& sums) {
   using V = VecOf<T>;
   using S = Compute<T>;
   const ClassLoss& to = a.to;
-  const T* x = a.logits.as<T>() + o * to.C;
-  const Label<S> label = has_labels(to) ? label_at<T>(to, o) : Label<S>{};
-  if (label.is_ignored) {
-    a.stats.as<S>()[o] = a.stats.as<S>()[to.O + o] = 0;
-    return record<T>(to, a.loss, o, 0, 0, sums);
+  const bool is_labelled = has_labels(to);
+  const S e = S(to.label_smoothing), uniform = e / S(to.C);
+  S* shift = a.stats.as<S>();
+  S* log_sum = shift + to.O;
+  for (int64_t o = begin; o < end; ++o) {
+    const ExpSum<S> row = row_exp_sum(a.logits.as<T>() + o * to.C, to.C);
+    shift[o] = row.shift;
+    log_sum[o] = row.sum;
   }
-  const ExpSum<S> row = row_exp_sum(x, to.C);
-  const S log_sum = log_of(row.sum), e = S(to.label_smoothing), uniform = e / S(to.C);
-  a.stats.as<S>()[o] = row.shift;
-  a.stats.as<S>()[to.O + o] = log_sum;
-  const V shift = V::set1(row.shift), log_sums = V::set1(log_sum);
-  if (!has_labels(to)) {
-    const T* q = to.target.as<T>() + o * to.C;
-    const S loss = row_sum<V>(to.C, [&](int64_t c, auto lanes) {
-      const V mixed = fma(V::set1(1 - e), lanes.load(q + c), V::set1(uniform));
-      return weights_at<T>(to, c, lanes) * mixed * (shift - lanes.load(x + c) + log_sums);
-    });
-    return record<T>(to, a.loss, o, loss, 1, sums);
+  for_vectors<V>(end - begin, [&](int64_t k, auto lanes) {
+    lanes.store(log_sum + begin + k, log(lanes.load(log_sum + begin + k)));
+  });
+  for (int64_t o = begin; o < end; ++o) {
+    const T* x = a.logits.as<T>() + o * to.C;
+    const auto minus_log_p = [&](int64_t c, auto lanes) {
+      return V::set1(shift[o]) - lanes.load(x + c) + V::set1(log_sum[o]);
+    };
+    if (!is_labelled) {
+      const T* q = to.target.as<T>() + o * to.C;
+      const S loss = row_sum<V>(to.C, [&](int64_t c, auto lanes) {
+        const V mixed = fma(V::set1(1 - e), lanes.load(q + c), V::set1(uniform));
+        return weights_at<T>(to, c, lanes) * mixed * minus_log_p(c, lanes);
+      });
+      record<T>(to, a.loss, o, loss, 1, sums);
+      continue;
+    }
+    const Label<S> label = label_at<T>(to, o);
+    S loss = 0;
+    if (!label.is_ignored) {
+      loss = (1 - e) * label.weight * (shift[o] - widen(x[label.c]) + log_sum[o]);
+      if (e > 0)
+        loss += uniform * row_sum<V>(to.C, [&](int64_t c, auto lanes) {
+                  return weights_at<T>(to, c, lanes) * minus_log_p(c, lanes);
+                });
+    }
+    record<T>(to, a.loss, o, loss, label.weight, sums);
   }
-  S loss = (1 - e) * label.weight * (row.shift - widen(x[label.c]) + log_sum);
-  if (e > 0)
-    loss += uniform * row_sum<V>(to.C, [&](int64_t c, auto lanes) {
-      return weights_at<T>(to, c, lanes) * (shift - lanes.load(x + c) + log_sums);
-    });
-  record<T>(to, a.loss, o, loss, label.weight, sums);
 }
 
 template <class T>
@@ -164,13 +186,11 @@ template <class T>
 void cross_entropy(const CrossEntropyArgs& a) {
   dispatch_float(a.logits.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    const ClassLossTasks tasks = class_loss_tasks(a.to.O, a.to.C, a.to.I);
-    for_items(a.to, a.partial, [&](int64_t item, Sums& sums) {
-      const int64_t i = item % tasks.tiles * column_tile;
-      if (a.to.I == 1) forward_row<T>(a, item, sums);
-      else forward_tile<T>(a, item / tasks.tiles, i, smaller(column_tile, a.to.I - i), sums);
-    });
-    finish<T>(a.to, a.loss, a.total, a.partial, tasks.chunks());
+    for_items(
+        a.to, a.partial,
+        [&](int64_t begin, int64_t end, Sums& sums) { forward_rows<T>(a, begin, end, sums); },
+        [&](int64_t o, int64_t i, int64_t n, Sums& sums) { forward_tile<T>(a, o, i, n, sums); });
+    finish<T>(a.to, a.loss, a.total, a.partial, class_loss_tasks(a.to.O, a.to.C, a.to.I).chunks());
   });
 }
 
@@ -209,7 +229,8 @@ template <class T>
     }
     const V slopes = V::set1(slope), flats = V::set1(flat);
     if (flat == 0)
-      for_vectors<V>(to.C, [&](int64_t c, auto lanes) { lanes.store(dx + c, exp(log_p(c, lanes)) * slopes); });
+      for_vectors<V>(to.C,
+                     [&](int64_t c, auto lanes) { lanes.store(dx + c, exp(log_p(c, lanes)) * slopes); });
     else
       for_vectors<V>(to.C, [&](int64_t c, auto lanes) {
         lanes.store(dx + c, fnma(weights_at<T>(to, c, lanes), flats, exp(log_p(c, lanes)) * slopes));
@@ -219,7 +240,8 @@ template <class T>
     return;
   }
   const T* q = to.target.as<T>() + o * to.C;
-  const V keep = V::set1(S(1 - to.label_smoothing)), uniform = V::set1(S(to.label_smoothing) / S(to.C)), gs = V::set1(g);
+  const V keep = V::set1(S(1 - to.label_smoothing)), uniform = V::set1(S(to.label_smoothing) / S(to.C)),
+          gs = V::set1(g);
   const auto weighted = [&](int64_t c, auto lanes) {
     return weights_at<T>(to, c, lanes) * fma(keep, lanes.load(q + c), uniform);
   };
@@ -282,7 +304,9 @@ template <class T>
   const V keep = V::set1(S(1 - to.label_smoothing)), uniform = V::set1(S(to.label_smoothing) / S(to.C));
   S g[column_tile], mass[column_tile] = {};
   for (int64_t k = 0; k < n; ++k) g[k] = dloss_at<T>(to, a.dloss, a.total, at + k);
-  const auto mixed = [&](int64_t c, int64_t k, auto lanes) { return fma(keep, lanes.load(q + c * to.I + k), uniform); };
+  const auto mixed = [&](int64_t c, int64_t k, auto lanes) {
+    return fma(keep, lanes.load(q + c * to.I + k), uniform);
+  };
   for (int64_t c = 0; c < to.C && a.dlogits; ++c) {
     const V weight = V::set1(weight_at<T>(to, c));
     for_vectors<V>(n, [&](int64_t k, auto lanes) {
@@ -304,13 +328,13 @@ template <class T>
 void cross_entropy_backward(const CrossEntropyBackwardArgs& a) {
   dispatch_float(a.logits.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    const int64_t tiles = class_loss_tasks(a.to.O, a.to.C, a.to.I).tiles;
     const Compute<T> all_weights = sum_of_weights<T>(a.to);
-    for_items(a.to, nullptr, [&](int64_t item, Sums&) {
-      const int64_t i = item % tiles * column_tile;
-      if (a.to.I == 1) backward_row<T>(a, item, all_weights);
-      else backward_tile<T>(a, item / tiles, i, smaller(column_tile, a.to.I - i), all_weights);
-    });
+    for_items(
+        a.to, nullptr,
+        [&](int64_t begin, int64_t end, Sums&) {
+          for (int64_t o = begin; o < end; ++o) backward_row<T>(a, o, all_weights);
+        },
+        [&](int64_t o, int64_t i, int64_t n, Sums&) { backward_tile<T>(a, o, i, n, all_weights); });
   });
 }
 
@@ -347,7 +371,8 @@ void nll_backward(const NllBackwardArgs& a) {
         const auto label = label_at<T>(to, at);
         const int64_t o = at / to.I, i = at % to.I;
         if (!label.is_ignored)
-          dx[(o * to.C + label.c) * to.I + i] = narrow<T>(-label.weight * dloss_at<T>(to, a.dloss, a.total, at));
+          dx[(o * to.C + label.c) * to.I + i] =
+              narrow<T>(-label.weight * dloss_at<T>(to, a.dloss, a.total, at));
       }
     });
   });

@@ -7,24 +7,19 @@
 namespace lamina::LAMINA_ISA {
 namespace {
 
-// log(1 + z) for 0 <= z <= 1. What rounding took from 1 + z is given back as a factor; where all of z went, it is z.
-// (W. Kahan; Goldberg 1991, theorem 4.)
-template <class V>
-LAMINA_INLINE V log1p_of(V z) {
-  const V one = V::set1(1), u = one + z;
-  return select(eq(u, one), z, log(u) * (z / (u - one)));
-}
-
-// What one element adds to the loss, and the derivatives by x and by the target.
+// What one element adds to the loss, and the derivatives of that by x and by the target.
 struct Squared {
   template <class V>
   LAMINA_INLINE static V value(V x, V t, V, V) {
     return (x - t) * (x - t);
   }
   template <class V>
-  LAMINA_INLINE static void derivative(V x, V t, V, V, V* dx, V* dt) {
-    *dx = (x - t) + (x - t);
-    *dt = -*dx;
+  LAMINA_INLINE static V by_x(V x, V t, V, V) {
+    return (x - t) + (x - t);
+  }
+  template <class V>
+  LAMINA_INLINE static V by_target(V x, V t, V, V) {
+    return (t - x) + (t - x);
   }
 };
 
@@ -34,30 +29,30 @@ struct Absolute {
     return abs(x - t);
   }
   template <class V>
-  LAMINA_INLINE static void derivative(V x, V t, V, V, V* dx, V* dt) {
+  LAMINA_INLINE static V by_x(V x, V t, V, V) {
     const V d = x - t, zero = V::zero();
-    const V sign = select(gt(d, zero), V::set1(1), select(lt(d, zero), V::set1(-1), d));  // 0 and NaN stay
-    *dx = sign;
-    *dt = -sign;
+    return select(gt(d, zero), V::set1(1), select(lt(d, zero), V::set1(-1), d));  // 0 and NaN stay
+  }
+  template <class V>
+  LAMINA_INLINE static V by_target(V x, V t, V w, V u) {
+    return by_x(t, x, w, u);
   }
 };
 
 struct BinaryCrossEntropy {
   template <class V>
-  LAMINA_INLINE static V softplus_of_minus(V x) {
-    return log1p_of(exp(-abs(x))) + max(-x, V::zero());
-  }
-  template <class V>
   LAMINA_INLINE static V value(V x, V t, V w, V u) {
     const V one = V::set1(1), h = fma(u - one, t, one);
-    return w * fma(h, softplus_of_minus(x), (one - t) * x);
+    return w * fma(h, softplus(-x), (one - t) * x);
   }
   template <class V>
-  LAMINA_INLINE static void derivative(V x, V t, V w, V u, V* dx, V* dt) {
-    const V one = V::set1(1), h = fma(u - one, t, one), z = exp(-abs(x));
-    const V complement = select(gt(x, V::zero()), z, one) / (one + z);  // 1 - sigmoid(x)
-    *dx = w * fnma(h, complement, one - t);
-    *dt = w * (fma(u - one, log1p_of(z) + max(-x, V::zero()), -x));
+  LAMINA_INLINE static V by_x(V x, V t, V w, V u) {
+    const V one = V::set1(1), h = fma(u - one, t, one);
+    return w * fnma(h, sigmoid(-x), one - t);
+  }
+  template <class V>
+  LAMINA_INLINE static V by_target(V x, V, V w, V u) {
+    return w * fma(u - V::set1(1), softplus(-x), -x);
   }
 };
 
@@ -65,9 +60,12 @@ struct BinaryCrossEntropy {
 template <class F>
 LAMINA_INLINE void dispatch_loss(PointwiseLoss kind, const F& f) {
   switch (kind) {
-    case PointwiseLoss::mse: return f(Squared{});
-    case PointwiseLoss::l1: return f(Absolute{});
-    case PointwiseLoss::bce_with_logits: return f(BinaryCrossEntropy{});
+    case PointwiseLoss::mse:
+      return f(Squared{});
+    case PointwiseLoss::l1:
+      return f(Absolute{});
+    case PointwiseLoss::bce_with_logits:
+      return f(BinaryCrossEntropy{});
   }
 }
 
@@ -85,11 +83,13 @@ template <class T, class Loss>
                        load_or_one<T>(a.weight, at, lanes), load_or_one<T>(a.pos_weight, at, lanes));
   };
   if (a.reduction == Reduction::none) {
-    for_vectors<V>(n, [&](int64_t i, auto lanes) { lanes.store(a.loss.as<T>() + begin + i, value(i, lanes)); });
+    for_vectors<V>(n,
+                   [&](int64_t i, auto lanes) { lanes.store(a.loss.as<T>() + begin + i, value(i, lanes)); });
     return 0;
   }
   return double(reduce_add(accumulate(
-      n, V::zero(), [&](V sum, int64_t i, auto lanes) { return sum + lanes.keep(value(i, lanes), V::zero()); },
+      n, V::zero(),
+      [&](V sum, int64_t i, auto lanes) { return sum + lanes.keep(value(i, lanes), V::zero()); },
       [](V a, V b) { return a + b; })));
 }
 
@@ -110,18 +110,18 @@ void forward(const PointwiseLossArgs& a) {
 }
 
 template <class T, class Loss>
-[[gnu::flatten]] void backward_range(const PointwiseLossBackwardArgs& a, int64_t begin, int64_t n, Compute<T> scale) {
+[[gnu::flatten]] void backward_range(const PointwiseLossBackwardArgs& a, int64_t begin, int64_t n,
+                                     Compute<T> scale) {
   using V = VecOf<T>;
   const bool is_reduced = a.reduction != Reduction::none;
   const V scales = V::set1(scale);
   for_vectors<V>(n, [&](int64_t i, auto lanes) {
     const int64_t at = begin + i;
     const V g = is_reduced ? scales : lanes.load(a.dloss.as<T>() + at);
-    V dx, dt;
-    Loss::derivative(lanes.load(a.x.as<T>() + at), lanes.load(a.target.as<T>() + at),
-                     load_or_one<T>(a.weight, at, lanes), load_or_one<T>(a.pos_weight, at, lanes), &dx, &dt);
-    if (a.dx) lanes.store(a.dx.as<T>() + at, g * dx);
-    if (a.dtarget) lanes.store(a.dtarget.as<T>() + at, g * dt);
+    const V x = lanes.load(a.x.as<T>() + at), t = lanes.load(a.target.as<T>() + at);
+    const V w = load_or_one<T>(a.weight, at, lanes), u = load_or_one<T>(a.pos_weight, at, lanes);
+    if (a.dx) lanes.store(a.dx.as<T>() + at, g * Loss::by_x(x, t, w, u));
+    if (a.dtarget) lanes.store(a.dtarget.as<T>() + at, g * Loss::by_target(x, t, w, u));
   });
 }
 

@@ -1,22 +1,25 @@
 // Optimizer steps and gradient norms over all tensors of a model in one call.
 //
-// Adam (Kingma and Ba, arXiv:1412.6980) and AdamW (Loshchilov and Hutter, arXiv:1711.05101), per element at step t:
-//   g = ±scale · grad                    minus to maximise; scale is a device scalar (loss scaling, clipping) or 1
-//   g += wd · p  (Adam)    or    p *= 1 - lr · wd  (AdamW)
-//   m = b1 · m + (1 - b1) · g            v = b2 · v + (1 - b2) · g²            vmax = max(vmax, v)   (amsgrad)
-//   p -= lr / (1 - b1^t) · m / (sqrt(v or vmax) / sqrt(1 - b2^t) + eps)
-// SGD:  g += wd · p;  buf = mu · buf + (1 - dampening) · g, but g at t = 1;  g = buf, or g + mu · buf (Nesterov);  p -= lr · g
-// Gradient norm:  |g| over all elements of all tensors, order 2, 1 or inf, and clip = min(1, max_norm / (|g| + 1e-6)).
+// Adam (Kingma and Ba, arXiv:1412.6980) and AdamW (Loshchilov and Hutter, arXiv:1711.05101), per element at
+// step t:
+//   g = ±scale · grad                    minus to maximise; scale is a device scalar (loss scaling, clipping)
+//   or 1 g += wd · p  (Adam)    or    p *= 1 - lr · wd  (AdamW) m = b1 · m + (1 - b1) · g            v = b2 ·
+//   v + (1 - b2) · g²            vmax = max(vmax, v)   (amsgrad) p -= lr / (1 - b1^t) · m / (sqrt(v or vmax)
+//   / sqrt(1 - b2^t) + eps)
+// SGD:  g += wd · p;  buf = mu · buf + (1 - dampening) · g, but g at t = 1;  g = buf, or g + mu · buf
+// (Nesterov);  p -= lr · g Gradient norm:  |g| over all elements of all tensors, order 2, 1 or inf, and clip
+// = min(1, max_norm / (|g| + 1e-6)).
 //
-// Everything that changes between steps is device memory: lr, scale, and of every tensor its step count, which the
-// kernel increments; so a recorded call stays right. State is float32 (float64 for float64 parameters) also where
-// parameters are bfloat16, and arithmetic is that of the state.
+// Everything that changes between steps is device memory: lr, scale, and of every tensor its step count,
+// which the kernel increments; so a recorded call stays right. State is float32 (float64 for float64
+// parameters) also where parameters are bfloat16, and arithmetic is that of the state.
 //
-// Traffic per float parameter: 28 bytes for Adam (p, m, v read and written, grad read), 20 for SGD with momentum; 4 for
-// a norm. Arithmetic (one sqrt and one division, about 12 cycles per vector) hides behind it: bound by memory.
-// Plan: the tensors are seen as one sequence of elements, cut every `chunk_elements` regardless of where tensors end, so
-// a thousand small tensors cost as little as one large one, and chunks depend on shapes only. The norm is summed in
-// float within a piece of a chunk, in double beyond, in the order of the chunks.
+// Traffic per float parameter: 28 bytes for Adam (p, m, v read and written, grad read), 20 for SGD with
+// momentum; 4 for a norm. Arithmetic (one sqrt and one division, about 12 cycles per vector) hides behind it:
+// bound by memory. Plan: the tensors are seen as one sequence of elements, cut every `chunk_elements`
+// regardless of where tensors end, so a thousand small tensors cost as little as one large one, and chunks
+// depend on shapes only. The norm is summed in float within a piece of a chunk, in double beyond, in the
+// order of the chunks.
 #pragma once
 
 #include "base/isa.h"
@@ -24,7 +27,8 @@
 
 namespace lamina {
 
-// One tensor of the model; the table of them lies in device memory. All its arrays are dense in the same order.
+// One tensor of the model; the table of them lies in device memory. All its arrays are dense in the same
+// order.
 struct OptimTensor {
   void* param;
   void* grad;
@@ -35,8 +39,8 @@ struct OptimTensor {
   int64_t n;      // elements
   int64_t begin;  // elements of the tensors before this one in the table
   Dtype dtype;    // of param and grad
-  // Written by the kernel, from the step count. Adam: lr / (1 - b1^t) and 1 / sqrt(1 - b2^t). SGD: what multiplies buf
-  // and g in the new buf.
+  // Written by the kernel, from the step count. Adam: lr / (1 - b1^t) and 1 / sqrt(1 - b2^t). SGD: what
+  // multiplies buf and g in the new buf.
   double coefficient[2];
 };
 
@@ -71,7 +75,9 @@ struct GradNormArgs {
 };
 
 constexpr int64_t optim_chunk_elements = 16384;  // 458 KB of Adam traffic: some 15 us
-constexpr int64_t optim_chunks(int64_t elements) { return (elements + optim_chunk_elements - 1) / optim_chunk_elements; }
+constexpr int64_t optim_chunks(int64_t elements) {
+  return (elements + optim_chunk_elements - 1) / optim_chunk_elements;
+}
 
 struct OptimKernels {
   void (*adam)(const AdamArgs&);

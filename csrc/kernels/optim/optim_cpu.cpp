@@ -26,11 +26,14 @@ double read_scalar(const View& v, double absent) {
 }
 
 void write_scalar(const View& v, double value) {
-  if (v.dtype == Dtype::float64) *v.as<double>() = value;
-  else *v.as<float>() = float(value);
+  if (v.dtype == Dtype::float64)
+    *v.as<double>() = value;
+  else
+    *v.as<float>() = float(value);
 }
 
-// Calls piece(tensor, begin, end) for the parts of tensors that elements [begin, end) of the sequence consist of.
+// Calls piece(tensor, begin, end) for the parts of tensors that elements [begin, end) of the sequence consist
+// of.
 template <class F>
 LAMINA_INLINE void for_pieces(const OptimTable& table, int64_t begin, int64_t end, const F& piece) {
   int64_t low = 0, high = table.count;  // the last tensor that begins at or before `begin`
@@ -40,7 +43,8 @@ LAMINA_INLINE void for_pieces(const OptimTable& table, int64_t begin, int64_t en
   }
   for (int64_t i = low; i < table.count && table.tensors[i].begin < end; ++i) {
     const OptimTensor& t = table.tensors[i];
-    const int64_t from = begin > t.begin ? begin - t.begin : 0, to = end - t.begin < t.n ? end - t.begin : t.n;
+    const int64_t from = begin > t.begin ? begin - t.begin : 0,
+                  to = end - t.begin < t.n ? end - t.begin : t.n;
     if (from < to) piece(t, from, to);
   }
 }
@@ -51,8 +55,8 @@ LAMINA_INLINE void for_all_pieces(const OptimTable& table, const F& piece) {
                   [&](int64_t begin, int64_t end) { for_pieces(table, begin, end, piece); });
 }
 
-// Counts the step of every tensor and sets its coefficients; tensors mostly share their count, so they are computed
-// once per run of equal counts.
+// Counts the step of every tensor and sets its coefficients; tensors mostly share their count, so they are
+// computed once per run of equal counts.
 template <class F>
 LAMINA_INLINE void begin_step(const OptimTable& table, const F& coefficients) {
   int64_t known = -1;
@@ -67,8 +71,8 @@ LAMINA_INLINE void begin_step(const OptimTable& table, const F& coefficients) {
 }
 
 template <class T, bool has_amsgrad, bool has_coupled_decay>
-[[gnu::flatten]] void adam_piece(const AdamArgs& a, const OptimTensor& t, int64_t begin, int64_t end, double scale,
-                                 double keep) {
+[[gnu::flatten]] void adam_piece(const AdamArgs& a, const OptimTensor& t, int64_t begin, int64_t end,
+                                 double scale, double keep) {
   using V = VecOf<T>;
   using S = Compute<T>;
   T* p = element<T>(t.param, begin);
@@ -77,8 +81,10 @@ template <class T, bool has_amsgrad, bool has_coupled_decay>
   S* v = element<S>(t.v, begin);
   S* vmax = element<S>(t.vmax, begin);
   const V gscale = V::set1(S(scale)), pscale = V::set1(S(keep)), decay = V::set1(S(a.weight_decay));
-  const V b1 = V::set1(S(a.beta1)), c1 = V::set1(S(1 - a.beta1)), b2 = V::set1(S(a.beta2)), c2 = V::set1(S(1 - a.beta2));
-  const V step_size = V::set1(S(t.coefficient[0])), correction = V::set1(S(t.coefficient[1])), eps = V::set1(S(a.eps));
+  const V b1 = V::set1(S(a.beta1)), c1 = V::set1(S(1 - a.beta1)), b2 = V::set1(S(a.beta2)),
+          c2 = V::set1(S(1 - a.beta2));
+  const V step_size = V::set1(S(t.coefficient[0])), correction = V::set1(S(t.coefficient[1])),
+          eps = V::set1(S(a.eps));
   for_vectors<V>(end - begin, [&](int64_t i, auto lanes) {
     prefetch(p + i);
     prefetch(grad + i);
@@ -110,8 +116,9 @@ void adam(const AdamArgs& a) {
   for_all_pieces(a.table, [&](const OptimTensor& tensor, int64_t begin, int64_t end) {
     dispatch_float(tensor.dtype, [&](auto t) {
       using T = typename decltype(t)::type;
-      const auto piece = a.has_amsgrad ? (has_coupled_decay ? adam_piece<T, true, true> : adam_piece<T, true, false>)
-                                       : (has_coupled_decay ? adam_piece<T, false, true> : adam_piece<T, false, false>);
+      const auto piece = a.has_amsgrad
+                             ? (has_coupled_decay ? adam_piece<T, true, true> : adam_piece<T, true, false>)
+                             : (has_coupled_decay ? adam_piece<T, false, true> : adam_piece<T, false, false>);
       piece(a, tensor, begin, end, scale, keep);
     });
   });
@@ -126,7 +133,8 @@ template <class T, bool has_momentum>
   const T* grad = element<T>(t.grad, begin);
   S* buffer = element<S>(t.m, begin);
   const V gscale = V::set1(S(scale)), decay = V::set1(S(a.weight_decay)), step_size = V::set1(S(lr));
-  const V mu = V::set1(S(a.momentum)), keep = V::set1(S(t.coefficient[0])), add = V::set1(S(t.coefficient[1]));
+  const V mu = V::set1(S(a.momentum)), keep = V::set1(S(t.coefficient[0])),
+          add = V::set1(S(t.coefficient[1]));
   for_vectors<V>(end - begin, [&](int64_t i, auto lanes) {
     prefetch(p + i);
     prefetch(grad + i);

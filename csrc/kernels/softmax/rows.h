@@ -1,4 +1,5 @@
-// What softmax and cross_entropy share: maxima and sums of exponentials along a row or over a tile of columns.
+// What softmax and cross_entropy share: maxima and sums of exponentials along a row or over a tile of
+// columns.
 #pragma once
 
 #include "simd/lanes.h"
@@ -8,8 +9,9 @@ namespace lamina::LAMINA_ISA {
 
 constexpr int64_t chunk_elements = 8192;  // per task, so that small problems stay on one thread
 constexpr int64_t row_block = 2048;       // elements per step of the online form: 8 KB of float, in L1
-constexpr int64_t column_tile = 64;       // neighbouring columns at once: 4 cache lines from each of the C rows
-constexpr int64_t column_block = 64;      // elements of a column per step of the online form: 16 KB of float per tile
+constexpr int64_t column_tile = 64;  // neighbouring columns at once: 4 cache lines from each of the C rows
+constexpr int64_t column_block =
+    64;  // elements of a column per step of the online form: 16 KB of float per tile
 
 template <class S>
 inline constexpr S infinity = S(__builtin_inff());
@@ -18,7 +20,8 @@ LAMINA_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 LAMINA_INLINE int64_t rows_per_chunk(int64_t C) { return C < chunk_elements ? chunk_elements / C : 1; }
 
-// What is subtracted before exp: the maximum, but 0 in a row of -inf, whose exponentials are then 0 instead of NaN.
+// What is subtracted before exp: the maximum, but 0 in a row of -inf, whose exponentials are then 0 instead
+// of NaN.
 template <class S>
 LAMINA_INLINE S shift_of(S max) {
   return max == -infinity<S> ? S(0) : max;
@@ -43,7 +46,8 @@ LAMINA_INLINE S log_of(S x) {
   return first_lane(log(Vec<S>::set1(x)));
 }
 
-// The largest of n elements, -inf for none. A NaN may be lost here: exp(NaN - max) brings it back into the sum.
+// The largest of n elements, -inf for none. A NaN may be lost here: exp(NaN - max) brings it back into the
+// sum.
 template <class T>
 LAMINA_INLINE Compute<T> row_max(const T* x, int64_t n) {
   using V = VecOf<T>;
@@ -107,7 +111,8 @@ LAMINA_INLINE void column_exp_sums(const T* x, int64_t C, int64_t stride, int64_
     });
     for (int64_t c = begin; c < end; ++c)
       for_vectors<V>(n, [&](int64_t i, auto lanes) {
-        lanes.store(sum + i, lanes.load(sum + i) + exp(lanes.load(x + c * stride + i) - lanes.load(shift + i)));
+        lanes.store(sum + i,
+                    lanes.load(sum + i) + exp(lanes.load(x + c * stride + i) - lanes.load(shift + i)));
       });
   }
 }

@@ -11,32 +11,53 @@ namespace {
 constexpr int64_t kept_bytes = 256 << 10;
 
 template <class T>
-[[gnu::flatten]] void softmax_row(const T* x, T* y, int64_t C) {
+[[gnu::flatten]] void softmax_rows(const T* x, T* y, int64_t rows, int64_t C) {
   using V = VecOf<T>;
   using S = Compute<T>;
-  if (C * int64_t(sizeof(S)) > kept_bytes) {
-    const ExpSum<S> row = row_exp_sum(x, C);
-    const V shift = V::set1(row.shift), scale = V::set1(1 / row.sum);
-    for_vectors<V>(C, [&](int64_t i, auto lanes) { lanes.store(y + i, exp(lanes.load(x + i) - shift) * scale); });
-    return;
+  const bool is_kept = C * int64_t(sizeof(S)) <= kept_bytes;
+  S* kept = is_kept ? scratch<S>(Scratch::row, C) : nullptr;
+  for (const T* end = x + rows * C; x < end; x += C, y += C) {
+    if (is_kept) {
+      const V shift = V::set1(shift_of(row_max(x, C)));
+      const S sum = row_sum<V>(C, [&](int64_t i, auto lanes) {
+        const V e = exp(lanes.load(x + i) - shift);
+        lanes.store(kept + i, e);
+        return e;
+      });
+      const V scale = V::set1(1 / sum);
+      for_vectors<V>(C, [&](int64_t i, auto lanes) { lanes.store(y + i, lanes.load(kept + i) * scale); });
+    } else {
+      const ExpSum<S> row = row_exp_sum(x, C);
+      const V shift = V::set1(row.shift), scale = V::set1(1 / row.sum);
+      for_vectors<V>(
+          C, [&](int64_t i, auto lanes) { lanes.store(y + i, exp(lanes.load(x + i) - shift) * scale); });
+    }
   }
-  S* kept = scratch<S>(Scratch::row, C);
-  const V shift = V::set1(shift_of(row_max(x, C)));
-  const S sum = row_sum<V>(C, [&](int64_t i, auto lanes) {
-    const V e = exp(lanes.load(x + i) - shift);
-    lanes.store(kept + i, e);
-    return e;
-  });
-  const V scale = V::set1(1 / sum);
-  for_vectors<V>(C, [&](int64_t i, auto lanes) { lanes.store(y + i, lanes.load(kept + i) * scale); });
 }
 
+// Rows that fit L1 together share the vector in which their logarithms are computed.
 template <class T>
-[[gnu::flatten]] void log_softmax_row(const T* x, T* z, int64_t C) {
+[[gnu::flatten]] void log_softmax_rows(const T* x, T* z, int64_t rows, int64_t C) {
   using V = VecOf<T>;
-  const ExpSum<Compute<T>> row = row_exp_sum(x, C);
-  const V shift = V::set1(row.shift), log_sum = log(V::set1(row.sum));
-  for_vectors<V>(C, [&](int64_t i, auto lanes) { lanes.store(z + i, lanes.load(x + i) - shift - log_sum); });
+  using S = Compute<T>;
+  const int64_t group = C * V::N <= row_block ? V::N : 1;
+  for (int64_t o = 0; o < rows; o += group) {
+    S shift[V::N] = {}, log_sum[V::N] = {};
+    const int64_t n = smaller(group, rows - o);
+    for (int64_t k = 0; k < n; ++k) {
+      const ExpSum<S> row = row_exp_sum(x + (o + k) * C, C);
+      shift[k] = row.shift;
+      log_sum[k] = row.sum;
+    }
+    log(V::load(log_sum)).store(log_sum);
+    for (int64_t k = 0; k < n; ++k) {
+      const T* from = x + (o + k) * C;
+      T* to = z + (o + k) * C;
+      const V shifts = V::set1(shift[k]), log_sums = V::set1(log_sum[k]);
+      for_vectors<V>(
+          C, [&](int64_t i, auto lanes) { lanes.store(to + i, lanes.load(from + i) - shifts - log_sums); });
+    }
+  }
 }
 
 template <class T>
@@ -49,7 +70,8 @@ template <class T>
     const T* from = x + c * stride;
     T* to = y + c * stride;
     if (logarithm) {
-      if (c == 0) for_vectors<V>(n, [&](int64_t i, auto lanes) { lanes.store(sum + i, log(lanes.load(sum + i))); });
+      if (c == 0)
+        for_vectors<V>(n, [&](int64_t i, auto lanes) { lanes.store(sum + i, log(lanes.load(sum + i))); });
       for_vectors<V>(n, [&](int64_t i, auto lanes) {
         lanes.store(to + i, lanes.load(from + i) - lanes.load(shift + i) - lanes.load(sum + i));
       });
@@ -62,23 +84,27 @@ template <class T>
 }
 
 template <class T>
-[[gnu::flatten]] void backward_row(const T* y, const T* dy, T* dx, int64_t C, bool logarithm) {
+[[gnu::flatten]] void backward_rows(const T* y, const T* dy, T* dx, int64_t rows, int64_t C, bool logarithm) {
   using V = VecOf<T>;
-  if (logarithm) {
-    const V total = V::set1(row_sum<V>(C, [&](int64_t i, auto lanes) { return lanes.load(dy + i); }));
-    for_vectors<V>(C, [&](int64_t i, auto lanes) {
-      lanes.store(dx + i, fnma(exp(lanes.load(y + i)), total, lanes.load(dy + i)));
-    });
-  } else {
-    const V dot = V::set1(row_sum<V>(C, [&](int64_t i, auto lanes) { return lanes.load(y + i) * lanes.load(dy + i); }));
-    for_vectors<V>(C, [&](int64_t i, auto lanes) {
-      lanes.store(dx + i, lanes.load(y + i) * (lanes.load(dy + i) - dot));
-    });
+  for (const T* end = y + rows * C; y < end; y += C, dy += C, dx += C) {
+    if (logarithm) {
+      const V total = V::set1(row_sum<V>(C, [&](int64_t i, auto lanes) { return lanes.load(dy + i); }));
+      for_vectors<V>(C, [&](int64_t i, auto lanes) {
+        lanes.store(dx + i, fnma(exp(lanes.load(y + i)), total, lanes.load(dy + i)));
+      });
+    } else {
+      const V dot = V::set1(
+          row_sum<V>(C, [&](int64_t i, auto lanes) { return lanes.load(y + i) * lanes.load(dy + i); }));
+      for_vectors<V>(C, [&](int64_t i, auto lanes) {
+        lanes.store(dx + i, lanes.load(y + i) * (lanes.load(dy + i) - dot));
+      });
+    }
   }
 }
 
 template <class T>
-[[gnu::flatten]] void backward_columns(const T* y, const T* dy, T* dx, int64_t C, int64_t stride, int64_t n, bool logarithm) {
+[[gnu::flatten]] void backward_columns(const T* y, const T* dy, T* dx, int64_t C, int64_t stride, int64_t n,
+                                       bool logarithm) {
   using V = VecOf<T>;
   using S = Compute<T>;
   S total[column_tile] = {};
@@ -90,19 +116,18 @@ template <class T>
     });
   for (int64_t c = 0; c < C; ++c)
     for_vectors<V>(n, [&](int64_t i, auto lanes) {
-      const V g = lanes.load(dy + c * stride + i), p = lanes.load(y + c * stride + i), sum = lanes.load(total + i);
+      const V g = lanes.load(dy + c * stride + i), p = lanes.load(y + c * stride + i),
+              sum = lanes.load(total + i);
       lanes.store(dx + c * stride + i, logarithm ? fnma(exp(p), sum, g) : p * (g - sum));
     });
 }
 
-// Runs row(offset) for every row where I = 1, else tile(offset, columns) for every tile of columns.
-template <class Row, class Tile>
-LAMINA_INLINE void for_each(int64_t O, int64_t C, int64_t I, const Row& row, const Tile& tile) {
+// Runs rows(offset, n) for ranges of n rows where I = 1, else tile(offset, n) for tiles of n columns.
+template <class Rows, class Tile>
+LAMINA_INLINE void for_each(int64_t O, int64_t C, int64_t I, const Rows& rows, const Tile& tile) {
   if (O * C * I == 0) return;
   if (I == 1) {
-    parallel_ranges(O, rows_per_chunk(C), [&](int64_t begin, int64_t end) {
-      for (int64_t o = begin; o < end; ++o) row(o * C);
-    });
+    parallel_ranges(O, rows_per_chunk(C), [&](int64_t begin, int64_t end) { rows(begin * C, end - begin); });
     return;
   }
   const int64_t tiles = (I + column_tile - 1) / column_tile;
@@ -121,7 +146,9 @@ void forward(const SoftmaxArgs& a) {
     T* y = a.y.as<T>();
     for_each(
         a.outer, a.C, a.inner,
-        [&](int64_t at) { a.logarithm ? log_softmax_row(x + at, y + at, a.C) : softmax_row(x + at, y + at, a.C); },
+        [&](int64_t at, int64_t n) {
+          (a.logarithm ? log_softmax_rows<T> : softmax_rows<T>)(x + at, y + at, n, a.C);
+        },
         [&](int64_t at, int64_t n) { columns(x + at, y + at, a.C, a.inner, n, a.logarithm); });
   });
 }
@@ -133,8 +160,11 @@ void backward(const SoftmaxBackwardArgs& a) {
     const T* dy = a.dy.as<T>();
     T* dx = a.dx.as<T>();
     for_each(
-        a.outer, a.C, a.inner, [&](int64_t at) { backward_row(y + at, dy + at, dx + at, a.C, a.logarithm); },
-        [&](int64_t at, int64_t n) { backward_columns(y + at, dy + at, dx + at, a.C, a.inner, n, a.logarithm); });
+        a.outer, a.C, a.inner,
+        [&](int64_t at, int64_t n) { backward_rows(y + at, dy + at, dx + at, n, a.C, a.logarithm); },
+        [&](int64_t at, int64_t n) {
+          backward_columns(y + at, dy + at, dx + at, a.C, a.inner, n, a.logarithm);
+        });
   });
 }
 
