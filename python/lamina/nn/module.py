@@ -35,7 +35,7 @@ class Module:
     >>> class Scale(nn.Module):
     ...     def __init__(self):
     ...         super().__init__()
-    ...         self.factor = nn.Parameter(lamina.ones(1))
+    ...         self.factor = nn.Parameter(creation.ones(1))
     ...     def forward(self, x): return x * self.factor
     """
 
