@@ -174,6 +174,7 @@ Register::Register(const OpDefinition& d) {
   op.run = d.run;
   op.vjp = d.vjp;
   op.promotes = d.promotes;
+  op.promotes_from = d.promotes_from;
   op.schema = Schema::parse(d.schema);
   std::vector<std::string> inputs;
   for (const InputSpec& input : op.schema.inputs) inputs.push_back(input.name);

@@ -62,6 +62,7 @@ class Attrs {
   Attrs(const Schema& schema, std::vector<Attr> values);
 
   const Attr& operator[](std::string_view name) const;
+  const Attr& at(size_t position) const { return (*values_)[position]; }
   int64_t integer(std::string_view name) const { return std::get<int64_t>((*this)[name]); }
   double real(std::string_view name) const { return std::get<double>((*this)[name]); }
   bool boolean(std::string_view name) const { return std::get<bool>((*this)[name]); }
@@ -107,6 +108,10 @@ struct Saved {
   bool needs(size_t input) const { return in_slots[input] >= 0; }
 };
 
+// none: operands must have the dtypes that infer asks for; common: they meet in one dtype (`promote`); floating: they
+// meet in one dtype, and integers count as float32.
+enum class Promotion { none, common, floating };
+
 struct Op {
   std::string_view schema_text;
   // Shapes and dtypes of the outputs, and every user error, before anything is allocated or written.
@@ -117,8 +122,9 @@ struct Op {
   Gradients (*vjp)(const Saved&, const Inputs& dy) = nullptr;
   // Bit masks of the inputs and outputs whose data vjp reads; of the others it sees shape and dtype only.
   uint32_t kept_inputs = 0, kept_outputs = 0;
-  // True iff operands of different dtypes are cast to the widest one first.
-  bool promotes = false;
+  // Whether operands from number `promotes_from` on are cast to one dtype first, and Python numbers are operands too.
+  Promotion promotes = Promotion::none;
+  size_t promotes_from = 0;
   Schema schema;
 
   const std::string& name() const { return schema.name; }
@@ -130,7 +136,8 @@ struct OpDefinition {
   decltype(Op::run) run = nullptr;
   decltype(Op::vjp) vjp = nullptr;
   std::string_view keeps = "";
-  bool promotes = false;
+  Promotion promotes = Promotion::none;
+  size_t promotes_from = 0;
 };
 
 struct Register {

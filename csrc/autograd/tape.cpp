@@ -179,19 +179,17 @@ std::vector<Array> Tape::gradient(const Tensor& y, Array seed, std::span<const T
 
 namespace {
 
-// Casts operands of different dtypes to the widest one, through the tape.
-Tensors apply_promoted(const Op& op, std::span<const Tensor* const> inputs, const Attrs& attrs, Dtype widest) {
+// Casts operands to the dtype in which they meet, through the tape.
+Tensors apply_promoted(const Op& op, std::span<const Tensor* const> inputs, const Attrs& attrs, Dtype common) {
   static const Op& cast = find_op("cast");
-  const Attrs to_widest = make_attrs(cast, {{"dtype", widest}});
+  const Attrs to_common = make_attrs(cast, {{"dtype", common}});
   Tensors converted;
   converted.reserve(inputs.size());
-  SmallVector<const Tensor*, 4> operands;
-  for (const Tensor* input : inputs) {
-    if (input && input->array.dtype() != widest) {
-      converted.push_back(apply(cast, std::span(&input, 1), to_widest)[0]);
-      input = &converted.back();
-    }
-    operands.push_back(input);
+  SmallVector<const Tensor*, 4> operands(inputs.begin(), inputs.end());
+  for (size_t i = op.promotes_from; i < inputs.size(); ++i) {
+    if (inputs[i]->array.dtype() == common) continue;
+    converted.push_back(apply(cast, inputs.subspan(i, 1), to_common)[0]);
+    operands[i] = &converted.back();
   }
   return apply(op, std::span<const Tensor* const>(operands.data(), operands.size()), attrs);
 }
@@ -199,15 +197,13 @@ Tensors apply_promoted(const Op& op, std::span<const Tensor* const> inputs, cons
 }  // namespace
 
 Tensors apply(const Op& op, std::span<const Tensor* const> inputs, const Attrs& attrs) {
-  if (op.promotes) {
-    Dtype widest = Dtype::boolean;
-    bool differ = false;
-    for (const Tensor* input : inputs) {
-      if (!input) continue;
-      differ |= input != inputs[0] && input->array.dtype() != inputs[0]->array.dtype();
-      widest = std::max(widest, input->array.dtype());
-    }
-    if (differ) return apply_promoted(op, inputs, attrs, widest);
+  if (op.promotes != Promotion::none) {
+    const std::span<const Tensor* const> operands = inputs.subspan(op.promotes_from);
+    Dtype common = operands[0]->array.dtype();
+    for (const Tensor* x : operands) common = promote(common, x->array.dtype());
+    if (op.promotes == Promotion::floating && !is_floating(common)) common = Dtype::float32;
+    for (const Tensor* x : operands)
+      if (x->array.dtype() != common) return apply_promoted(op, inputs, attrs, common);
   }
   Tape::Arrays in;
   Tape::Slots in_slots;

@@ -8,7 +8,6 @@
 
 namespace lamina {
 
-// The order is the promotion order: of two different dtypes, the later one wins.
 enum class Dtype : uint8_t { boolean, uint8, int32, int64, float16, bfloat16, float32, float64 };
 
 struct bf16 {
@@ -32,6 +31,12 @@ constexpr const char* name_of(Dtype t) {
 }
 
 constexpr bool is_floating(Dtype t) { return t >= Dtype::float16; }
+
+// The dtype in which two operands meet: the later one, but float32 for the two short floating types.
+constexpr Dtype promote(Dtype a, Dtype b) {
+  const Dtype low = a < b ? a : b, high = a < b ? b : a;
+  return low == Dtype::float16 && high == Dtype::bfloat16 ? Dtype::float32 : high;
+}
 
 template <class T>
 struct DtypeOf;

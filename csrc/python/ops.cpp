@@ -81,8 +81,8 @@ struct Arguments {
 void add_input(const Op& op, const InputSpec& spec, PyObject* o, Arguments& arguments) {
   if (is_tensor(o)) return arguments.add(&tensor_of(o));
   if (o == Py_None && spec.is_optional) return arguments.add(nullptr);
-  if (op.promotes) arguments.scalars.back().array = scalar_array(o, arguments.scalars.back().array.dtype());
-  if (!op.promotes || !arguments.scalars.back().array)
+  if (op.promotes != Promotion::none) arguments.scalars.back().array = scalar_array(o, arguments.scalars.back().array.dtype());
+  if (op.promotes == Promotion::none || !arguments.scalars.back().array)
     fail<TypeError>(op.name(), spec.name, " is a ", Py_TYPE(o)->tp_name, "; expected a lamina.Tensor",
                     spec.is_optional ? " or None" : "", " (lamina.tensor(data) makes one)");
   arguments.add(&arguments.scalars.back());
@@ -101,7 +101,7 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t flagged_count, PyOb
     Arguments arguments;
     // A Python number among the inputs takes the dtype of the first tensor.
     Dtype scalar_dtype = Dtype::float32;
-    if (op.promotes) {
+    if (op.promotes != Promotion::none) {
       for (size_t i = 0; i < given && i < schema.inputs.size(); ++i)
         if (is_tensor(args[i])) {
           scalar_dtype = tensor_of(args[i]).array.dtype();
@@ -120,7 +120,7 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t flagged_count, PyOb
         for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(args[i]); ++k)
           add_input(op, spec, PySequence_Fast_GET_ITEM(args[i], k), arguments);
       } else {
-        if (op.promotes && !is_tensor(args[i])) {
+        if (op.promotes != Promotion::none && !is_tensor(args[i])) {
           Tensor placeholder;
           placeholder.array = Array(View{.dtype = scalar_dtype}, {});
           arguments.scalars.push_back(std::move(placeholder));
