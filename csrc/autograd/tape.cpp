@@ -168,10 +168,12 @@ std::vector<Array> Tape::gradient(const Tensor& y, Array seed, std::span<const T
   std::vector<Array> result;
   for (const Tensor& x : xs) {
     Array total;
-    if (x.tape == id_ && x.slot >= 0) total = grads[size_t(x.slot)];
-    for (const auto& [leaf, slot] : leaves_)
-      if (leaf.get() == x.leaf.get() && grads[size_t(slot)])
-        total = total ? eval<"add">({total, grads[size_t(slot)]}) : grads[size_t(slot)];
+    const int64_t own = x.tape == id_ ? x.slot : -1;
+    if (own >= 0) total = grads[size_t(own)];
+    for (const auto& [leaf, slot] : leaves_) {
+      const Array& grad = grads[size_t(slot)];
+      if (leaf.get() == x.leaf.get() && slot != own && grad) total = total ? eval<"add">({total, grad}) : grad;
+    }
     result.push_back(total);
   }
   return result;
