@@ -42,9 +42,22 @@ struct FillArgs {
   uint64_t bits;  // the element, in its low bytes
 };
 
+struct TriangleArgs {
+  View x, y;  // (B, M, N), contiguous, any dtype
+  int64_t k;
+  bool is_upper;
+};
+
+struct RangeArgs {
+  View y;  // (n), contiguous, float or integer; floats are computed in float64 and rounded once
+  double start, step;
+};
+
 struct LayoutKernels {
   void (*copy)(const CopyArgs&);
   void (*fill)(const FillArgs&);
+  void (*triangle)(const TriangleArgs&);
+  void (*range)(const RangeArgs&);
 };
 
 LAMINA_KERNEL_TABLE(LayoutKernels, layout_kernels)

@@ -256,8 +256,6 @@ void copy_typed(const View& src, const View& dst) {
     copy_planes(axes, k, src.as<const E>(), dst.as<E>());
 }
 
-}  // namespace
-
 void copy(const CopyArgs& args) {
   if (args.dst.size() == 0) return;
   switch (size_of(args.dst.dtype)) {
@@ -281,6 +279,47 @@ void fill(const FillArgs& args) {
   copy({value, args.dst});
 }
 
-const LayoutKernels layout_kernels = {copy, fill};
+// Row i keeps its columns below i + k + 1 (lower) or from i + k on (upper).
+void triangle(const TriangleArgs& a) {
+  const int64_t M = a.y.shape[1], N = a.y.shape[2], bytes = size_of(a.y.dtype);
+  if (a.y.size() == 0) return;
+  const char* x = a.x.as<const char>();
+  char* y = a.y.as<char>();
+  parallel_ranges(a.y.shape[0] * M, larger(1, chunk_bytes / (N * bytes)), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t at = row * N * bytes, i = row % M;
+      const int64_t edge = smaller(larger(a.is_upper ? i + a.k : i + a.k + 1, 0), N) * bytes,
+                    rest = N * bytes - edge;
+      if (a.is_upper) {
+        __builtin_memset(y + at, 0, size_t(edge));
+        __builtin_memcpy(y + at + edge, x + at + edge, size_t(rest));
+      } else {
+        __builtin_memcpy(y + at, x + at, size_t(edge));
+        __builtin_memset(y + at + edge, 0, size_t(rest));
+      }
+    }
+  });
+}
+
+template <class T>
+void range_typed(const RangeArgs& a) {
+  T* y = a.y.as<T>();
+  parallel_ranges(a.y.size(), chunk_bytes / 8, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      if constexpr (is_floating(dtype_of<T>))
+        y[i] = narrow<T>(Compute<T>(a.start + double(i) * a.step));
+      else
+        y[i] = T(int64_t(a.start) + i * int64_t(a.step));
+    }
+  });
+}
+
+void range(const RangeArgs& a) {
+  dispatch_any(a.y.dtype, [&](auto t) { range_typed<typename decltype(t)::type>(a); });
+}
+
+}  // namespace
+
+const LayoutKernels layout_kernels = {copy, fill, triangle, range};
 
 }  // namespace lamina::LAMINA_ISA
