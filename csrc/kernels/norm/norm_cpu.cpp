@@ -1,7 +1,6 @@
 #include "kernels/norm/norm.h"
 
 #include "base/parallel.h"
-#include "base/scratch.h"
 #include "simd/vec.h"
 
 namespace lamina::LAMINA_ISA {
@@ -10,18 +9,25 @@ namespace {
 LAMINA_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 LAMINA_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Loads and stores of n <= N lanes. Masked stores are slow on some machines (18 uops on Zen 3), hence the
-// branch.
+// Loads and stores of n <= N lanes; where n is known to be N, nothing of the mask remains.
 template <class V, class T>
 LAMINA_INLINE V load_lanes(const T* p, int64_t n) {
-  return n >= V::N ? V::load(p) : V::load(p, int(n));
+  return n == V::N ? V::load(p) : V::load(p, int(n));
 }
 template <class V, class T>
 LAMINA_INLINE void store_lanes(V v, T* p, int64_t n) {
-  if (n >= V::N)
+  if (n == V::N)
     v.store(p);
   else
     v.store(p, int(n));
+}
+
+// Calls body(i, lanes) for the vectors of [0, n). Whole vectors have a loop of their own, without masks.
+template <class V, class Body>
+LAMINA_INLINE void for_vectors(int64_t n, const Body& body) {
+  int64_t i = 0;
+  for (; i + V::N <= n; i += V::N) body(i, int64_t(V::N));
+  if (i < n) body(i, n - i);
 }
 
 // Element c of a vector of parameters, whose dtype need not be that of x.
@@ -38,6 +44,38 @@ void set_parameter(const View& v, int64_t c, double value) {
   });
 }
 
+// `planes` runs of `length` elements, `stride` apart, the first from element `begin`.
+struct Piece {
+  int64_t begin, planes, stride, length;
+  LAMINA_INLINE int64_t count() const { return planes * length; }
+};
+
+// Calls body(piece) for the pieces of about 4096 elements (16 KB of float32) that make up channel c.
+template <class Body>
+LAMINA_INLINE void for_pieces(const BatchNormShape& shape, int64_t c, const Body& body) {
+  constexpr int64_t size = 4096;
+  const int64_t group = most(1, size / most(1, shape.L)), stride = shape.C * shape.L;
+  for (int64_t n = 0; n < shape.N; n += group)
+    for (int64_t i = 0; i < shape.L; i += size)
+      body(Piece{n * stride + c * shape.L + i, least(group, shape.N - n), stride, least(size, shape.L - i)});
+}
+
+// Sum of term(element, lanes) over a piece. Four accumulators: add takes 3 to 4 cycles, two start per cycle.
+template <class V, class Term>
+LAMINA_INLINE auto sum_piece(const Piece& p, const Term& term) {
+  V sums[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
+  for (int64_t at = p.begin, plane = 0; plane < p.planes; ++plane, at += p.stride) {
+    int64_t i = 0;
+    for (; i + 4 * V::N <= p.length; i += 4 * V::N)
+      for (int k = 0; k < 4; ++k) sums[k] = sums[k] + term(at + i + k * V::N, int64_t(V::N));
+    for (; i + V::N <= p.length; i += V::N) sums[0] = sums[0] + term(at + i, int64_t(V::N));
+    if (i < p.length) sums[1] = sums[1] + term(at + i, p.length - i);
+  }
+  return reduce_add((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+// --- forward -----------------------------------------------------------------------------------------------
+
 struct Moments {
   double count = 0, mean = 0, squares = 0;
 
@@ -49,58 +87,14 @@ struct Moments {
   }
 };
 
-// Sum of term(i, lanes) over the vectors of [0, n). Four accumulators: add takes 3 to 4 cycles, two start per
-// cycle.
-template <class V, class Term>
-LAMINA_INLINE auto sum_vectors(int64_t n, const Term& term) {
-  V sums[4] = {V::zero(), V::zero(), V::zero(), V::zero()};
-  int64_t i = 0;
-  for (; i + 4 * V::N <= n; i += 4 * V::N)
-    for (int k = 0; k < 4; ++k) sums[k] = sums[k] + term(i + k * V::N, V::N);
-  for (; i < n; i += V::N) sums[0] = sums[0] + term(i, least(V::N, n - i));
-  return reduce_add((sums[0] + sums[1]) + (sums[2] + sums[3]));
-}
-
-// Calls body(offset, elements) for the pieces of channel c's planes: at most 4096 elements, 16 KB of float32.
-template <class Body>
-LAMINA_INLINE void for_pieces(const BatchNormShape& shape, int64_t c, const Body& body) {
-  constexpr int64_t piece = 4096;
-  for (int64_t n = 0; n < shape.N; ++n)
-    for (int64_t i = 0; i < shape.L; i += piece)
-      body((n * shape.C + c) * shape.L + i, least(piece, shape.L - i));
-}
-
-// out[c] += sum over rows of term(row, c, lanes), four rows at a time.
-template <class S, class Term>
-LAMINA_INLINE void add_rows(int64_t begin, int64_t end, int64_t C, S* out, const Term& term) {
-  using V = Vec<S>;
-  int64_t i = begin;
-  for (; i + 4 <= end; i += 4)
-    for (int64_t c = 0; c < C; c += V::N) {
-      const int64_t n = least(V::N, C - c);
-      const V four = (term(i, c, n) + term(i + 1, c, n)) + (term(i + 2, c, n) + term(i + 3, c, n));
-      store_lanes(load_lanes<V>(out + c, n) + four, out + c, n);
-    }
-  for (; i < end; ++i)
-    for (int64_t c = 0; c < C; c += V::N) {
-      const int64_t n = least(V::N, C - c);
-      store_lanes(load_lanes<V>(out + c, n) + term(i, c, n), out + c, n);
-    }
-}
-
-// --- forward
-// ------------------------------------------------------------------------------------------------------
-
 // Stores the statistics of channel c and updates the running ones, with the unbiased variance as PyTorch.
 void finish_training(const BatchNormArgs& a, int64_t c, const Moments& m, double momentum) {
-  const double var = m.squares / m.count;
   set_parameter(a.mean, c, m.mean);
-  set_parameter(a.rstd, c, 1 / __builtin_sqrt(var + a.eps));
-  if (a.running_mean) {
-    const double unbiased = m.squares / (m.count - 1);
-    set_parameter(a.running_mean, c, (1 - momentum) * parameter(a.running_mean, c) + momentum * m.mean);
-    set_parameter(a.running_var, c, (1 - momentum) * parameter(a.running_var, c) + momentum * unbiased);
-  }
+  set_parameter(a.rstd, c, 1 / __builtin_sqrt(m.squares / m.count + a.eps));
+  if (!a.running_mean) return;
+  const double unbiased = m.squares / (m.count - 1);
+  set_parameter(a.running_mean, c, (1 - momentum) * parameter(a.running_mean, c) + momentum * m.mean);
+  set_parameter(a.running_var, c, (1 - momentum) * parameter(a.running_var, c) + momentum * unbiased);
 }
 void finish_evaluation(const BatchNormArgs& a, int64_t c) {
   set_parameter(a.mean, c, parameter(a.running_mean, c));
@@ -121,35 +115,55 @@ void normalise_planes(const BatchNormArgs& a, double momentum) {
   using S = Compute<T>;
   using V = Vec<S>;
   const BatchNormShape& shape = a.shape;
+  const T* x = a.x.as<T>();
+  T* y = a.y.as<T>();
   parallel_ranges(shape.C, most(1, 32768 / most(1, shape.count())), [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       if (a.is_training) {
         Moments moments;
-        for_pieces(shape, c, [&](int64_t at, int64_t n) {
-          const T* x = a.x.as<T>() + at;
-          const S mean =
-              sum_vectors<V>(n, [&](int64_t i, int64_t k) { return load_lanes<V>(x + i, k); }) / S(n);
-          const V centre = V::set1(mean);
-          const S squares = sum_vectors<V>(n, [&](int64_t i, int64_t k) {
-            V d = load_lanes<V>(x + i, k) - centre;
-            if (k < V::N) d = select(V::first(int(k)), d, V::zero());
+        for_pieces(shape, c, [&](const Piece& p) {
+          const S sum = sum_piece<V>(p, [&](int64_t i, int64_t n) { return load_lanes<V>(x + i, n); });
+          const S mean = sum / S(p.count());
+          const S squares = sum_piece<V>(p, [&](int64_t i, int64_t n) {
+            V d = load_lanes<V>(x + i, n) - V::set1(mean);
+            if (n < V::N) d = select(V::first(int(n)), d, V::zero());
             return d * d;
           });
-          moments.merge(double(n), mean, squares);
+          moments.merge(double(p.count()), double(mean), double(squares));
         });
         finish_training(a, c, moments, momentum);
       } else {
         finish_evaluation(a, c);
       }
-      const V mean = V::set1(a.mean.as<S>()[c]), scale = V::set1(scale_of<S>(a, c)),
-              bias = V::set1(bias_of<S>(a, c));
-      for_pieces(shape, c, [&](int64_t at, int64_t n) {
-        const T* x = a.x.as<T>() + at;
-        T* y = a.y.as<T>() + at;
-        for (int64_t i = 0; i < n; i += V::N)
-          store_lanes(fma(load_lanes<V>(x + i, n - i) - mean, scale, bias), y + i, n - i);
-      });
+      const V mean = V::set1(a.mean.as<S>()[c]), scale = V::set1(scale_of<S>(a, c));
+      const V bias = V::set1(bias_of<S>(a, c));
+      for (int64_t plane = 0; plane < shape.N; ++plane) {
+        const int64_t at = (plane * shape.C + c) * shape.L;
+        for_vectors<V>(shape.L, [&](int64_t i, int64_t n) {
+          store_lanes(fma(load_lanes<V>(x + at + i, n) - mean, scale, bias), y + at + i, n);
+        });
+      }
     }
+  });
+}
+
+// Merges K rows into the moments of the `before` rows above them, for all channels. The K rows' own moments
+// are taken in registers.
+template <int K, class T, class S = Compute<T>>
+LAMINA_INLINE void merge_rows(const T* x, int64_t C, int64_t before, S* means, S* squares) {
+  using V = Vec<S>;
+  const V share = V::set1(S(K) / S(before + K)), weight = V::set1(S(before) * S(K) / S(before + K));
+  for_vectors<V>(C, [&](int64_t c, int64_t n) {
+    V rows[K], sum = V::zero(), own = V::zero();
+    for (int k = 0; k < K; ++k) {
+      rows[k] = load_lanes<V>(x + k * C + c, n);
+      sum = sum + rows[k];
+    }
+    const V mean = sum * V::set1(S(1) / S(K));
+    for (int k = 0; k < K; ++k) own = fma(rows[k] - mean, rows[k] - mean, own);
+    const V old = load_lanes<V>(means + c, n), delta = mean - old;
+    store_lanes(fma(delta, share, old), means + c, n);
+    store_lanes(load_lanes<V>(squares + c, n) + fma(delta * delta, weight, own), squares + c, n);
   });
 }
 
@@ -160,29 +174,28 @@ void normalise_rows(const BatchNormArgs& a, double momentum) {
   const BatchNormShape& shape = a.shape;
   const int64_t C = shape.C, M = shape.count(), block = shape.block();
   const T* x = a.x.as<T>();
+  T* y = a.y.as<T>();
   S* scale = static_cast<S*>(a.workspace);
-  S *bias = scale + C, *partial = bias + 2 * C;  // per block: mean (C), sum of squares about it (C)
+  S *bias = scale + C, *partial = bias + C;  // per block: mean (C), sum of squares about it (C)
 
   if (a.is_training)
     parallel_for(shape.blocks(), [&](int64_t b) {
       const int64_t begin = b * block, end = least(M, begin + block);
-      S *mean = partial + 2 * b * C, *squares = mean + C;
-      for (int64_t c = 0; c < 2 * C; ++c) mean[c] = S(0);
-      add_rows(begin, end, C, mean,
-               [&](int64_t i, int64_t c, int64_t n) { return load_lanes<V>(x + i * C + c, n); });
-      for (int64_t c = 0; c < C; ++c) mean[c] /= S(end - begin);
-      add_rows(begin, end, C, squares, [&](int64_t i, int64_t c, int64_t n) {
-        const V d = load_lanes<V>(x + i * C + c, n) - load_lanes<V>(mean + c, n);
-        return d * d;
-      });
+      S *means = partial + 2 * b * C, *squares = means + C;
+      for (int64_t c = 0; c < 2 * C; ++c) means[c] = S(0);
+      int64_t i = begin;  // 8 rows fit in registers beside their moments
+      for (; i + 8 <= end; i += 8) merge_rows<8>(x + i * C, C, i - begin, means, squares);
+      for (; i < end; ++i) merge_rows<1>(x + i * C, C, i - begin, means, squares);
     });
   parallel_ranges(C, most(64, 32768 / (shape.blocks() + 1)), [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       if (a.is_training) {
         Moments moments;
-        for (int64_t b = 0; b < shape.blocks(); ++b)
-          moments.merge(double(least(M, (b + 1) * block) - b * block), partial[2 * b * C + c],
-                        partial[(2 * b + 1) * C + c]);
+        for (int64_t b = 0; b < shape.blocks(); ++b) {
+          const S* block_moments = partial + 2 * b * C + c;
+          moments.merge(double(least(M, (b + 1) * block) - b * block), double(block_moments[0]),
+                        double(block_moments[C]));
+        }
         finish_training(a, c, moments, momentum);
       } else {
         finish_evaluation(a, c);
@@ -194,12 +207,10 @@ void normalise_rows(const BatchNormArgs& a, double momentum) {
   const S* mean = a.mean.as<S>();
   parallel_ranges(M, block, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      for (int64_t c = 0; c < C; c += V::N) {
-        const int64_t n = least(V::N, C - c);
+      for_vectors<V>(C, [&](int64_t c, int64_t n) {
         const V d = load_lanes<V>(x + i * C + c, n) - load_lanes<V>(mean + c, n);
-        store_lanes(fma(d, load_lanes<V>(scale + c, n), load_lanes<V>(bias + c, n)), a.y.as<T>() + i * C + c,
-                    n);
-      }
+        store_lanes(fma(d, load_lanes<V>(scale + c, n), load_lanes<V>(bias + c, n)), y + i * C + c, n);
+      });
   });
 }
 
@@ -217,8 +228,7 @@ void batch_norm(const BatchNormArgs& a) {
   });
 }
 
-// --- backward
-// -----------------------------------------------------------------------------------------------------
+// --- backward ----------------------------------------------------------------------------------------------
 
 // dx = (dy - shift - (x - mean) * slope) * scale, all of them constants of the channel.
 template <class S>
@@ -226,13 +236,14 @@ struct Coefficients {
   S scale, shift, slope;
 };
 
-// From shift = sum dy and slope = sum dy * (x - mean) of channel c, stores its parameters' gradients.
+// Takes sum = sum dy and dot = sum dy * (x - mean) of channel c; stores the gradients of its parameters.
 template <class S>
 Coefficients<S> finish_backward(const BatchNormBackwardArgs& a, int64_t c, double sum, double dot) {
   const double rstd = double(a.rstd.as<S>()[c]), count = double(a.shape.count());
   if (a.dbias) set_parameter(a.dbias, c, sum);
   if (a.dweight) set_parameter(a.dweight, c, dot * rstd);
-  return {S(rstd * (a.weight ? parameter(a.weight, c) : 1)), S(sum / count), S(dot * rstd * rstd / count)};
+  const double weight = a.weight ? parameter(a.weight, c) : 1;
+  return {S(rstd * weight), S(sum / count), S(dot * rstd * rstd / count)};
 }
 
 template <class T>
@@ -240,30 +251,47 @@ void backward_planes(const BatchNormBackwardArgs& a) {
   using S = Compute<T>;
   using V = Vec<S>;
   const BatchNormShape& shape = a.shape;
+  const T *x = a.x.as<T>(), *dy = a.dy.as<T>();
+  T* dx = a.dx.as<T>();
   parallel_ranges(shape.C, most(1, 16384 / most(1, shape.count())), [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       const V mean = V::set1(a.mean.as<S>()[c]);
       double sum = 0, dot = 0;
-      for_pieces(shape, c, [&](int64_t at, int64_t n) {
-        const T *x = a.x.as<T>() + at, *dy = a.dy.as<T>() + at;
-        sum += sum_vectors<V>(n, [&](int64_t i, int64_t k) { return load_lanes<V>(dy + i, k); });
-        dot += sum_vectors<V>(n, [&](int64_t i, int64_t k) {
-          return load_lanes<V>(dy + i, k) * (load_lanes<V>(x + i, k) - mean);
-        });
+      for_pieces(shape, c, [&](const Piece& p) {
+        sum += double(sum_piece<V>(p, [&](int64_t i, int64_t n) { return load_lanes<V>(dy + i, n); }));
+        dot += double(sum_piece<V>(p, [&](int64_t i, int64_t n) {
+          return load_lanes<V>(dy + i, n) * (load_lanes<V>(x + i, n) - mean);
+        }));
       });
       const Coefficients<S> k = finish_backward<S>(a, c, sum, dot);
-      if (!a.dx) continue;
+      if (!dx) continue;
       const V scale = V::set1(k.scale), shift = V::set1(k.shift), slope = V::set1(k.slope);
-      for_pieces(shape, c, [&](int64_t at, int64_t n) {
-        const T *x = a.x.as<T>() + at, *dy = a.dy.as<T>() + at;
-        T* dx = a.dx.as<T>() + at;
-        for (int64_t i = 0; i < n; i += V::N) {
-          V d = load_lanes<V>(dy + i, n - i);
-          if (a.is_training) d = fnma(load_lanes<V>(x + i, n - i) - mean, slope, d - shift);
-          store_lanes(d * scale, dx + i, n - i);
-        }
-      });
+      for (int64_t plane = 0; plane < shape.N; ++plane) {
+        const int64_t at = (plane * shape.C + c) * shape.L;
+        for_vectors<V>(shape.L, [&](int64_t i, int64_t n) {
+          V d = load_lanes<V>(dy + at + i, n);
+          if (a.is_training) d = fnma(load_lanes<V>(x + at + i, n) - mean, slope, d - shift);
+          store_lanes(d * scale, dx + at + i, n);
+        });
+      }
     }
+  });
+}
+
+// sums[c] += dy and dots[c] += dy * (x - mean[c]) over K rows.
+template <int K, class T, class S = Compute<T>>
+LAMINA_INLINE void add_rows(const T* dy, const T* x, const S* mean, int64_t C, S* sums, S* dots) {
+  using V = Vec<S>;
+  for_vectors<V>(C, [&](int64_t c, int64_t n) {
+    const V centre = load_lanes<V>(mean + c, n);
+    V sum = V::zero(), dot = V::zero();
+    for (int k = 0; k < K; ++k) {
+      const V d = load_lanes<V>(dy + k * C + c, n);
+      sum = sum + d;
+      dot = fma(d, load_lanes<V>(x + k * C + c, n) - centre, dot);
+    }
+    store_lanes(load_lanes<V>(sums + c, n) + sum, sums + c, n);
+    store_lanes(load_lanes<V>(dots + c, n) + dot, dots + c, n);
   });
 }
 
@@ -274,21 +302,19 @@ void backward_rows(const BatchNormBackwardArgs& a) {
   const BatchNormShape& shape = a.shape;
   const int64_t C = shape.C, M = shape.count(), block = shape.block();
   const T *x = a.x.as<T>(), *dy = a.dy.as<T>();
+  T* dx = a.dx.as<T>();
   const S* mean = a.mean.as<S>();
   S* scale = static_cast<S*>(a.workspace);
-  S *shift = scale + C, *slope = shift + C,
-    *partial = slope + C;  // per block: sum dy (C), sum dy * (x - mean) (C)
+  S *shift = scale + C, *slope = shift + C;
+  S* partial = slope + C;  // per block: sum dy (C), sum dy * (x - mean) (C)
 
   parallel_for(shape.blocks(), [&](int64_t b) {
-    const int64_t begin = b * block, end = least(M, begin + block);
-    S *sum = partial + 2 * b * C, *dot = sum + C;
-    for (int64_t c = 0; c < 2 * C; ++c) sum[c] = S(0);
-    add_rows(begin, end, C, sum,
-             [&](int64_t i, int64_t c, int64_t n) { return load_lanes<V>(dy + i * C + c, n); });
-    add_rows(begin, end, C, dot, [&](int64_t i, int64_t c, int64_t n) {
-      return load_lanes<V>(dy + i * C + c, n) *
-             (load_lanes<V>(x + i * C + c, n) - load_lanes<V>(mean + c, n));
-    });
+    const int64_t end = least(M, (b + 1) * block);
+    S *sums = partial + 2 * b * C, *dots = sums + C;
+    for (int64_t c = 0; c < 2 * C; ++c) sums[c] = S(0);
+    int64_t i = b * block;
+    for (; i + 4 <= end; i += 4) add_rows<4>(dy + i * C, x + i * C, mean, C, sums, dots);
+    for (; i < end; ++i) add_rows<1>(dy + i * C, x + i * C, mean, C, sums, dots);
   });
   parallel_ranges(C, most(64, 32768 / (shape.blocks() + 1)), [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
@@ -303,18 +329,17 @@ void backward_rows(const BatchNormBackwardArgs& a) {
       slope[c] = k.slope;
     }
   });
-  if (!a.dx) return;
+  if (!dx) return;
   parallel_ranges(M, block, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
-      for (int64_t c = 0; c < C; c += V::N) {
-        const int64_t n = least(V::N, C - c);
+      for_vectors<V>(C, [&](int64_t c, int64_t n) {
         V d = load_lanes<V>(dy + i * C + c, n);
         if (a.is_training) {
           const V centred = load_lanes<V>(x + i * C + c, n) - load_lanes<V>(mean + c, n);
           d = fnma(centred, load_lanes<V>(slope + c, n), d - load_lanes<V>(shift + c, n));
         }
-        store_lanes(d * load_lanes<V>(scale + c, n), a.dx.as<T>() + i * C + c, n);
-      }
+        store_lanes(d * load_lanes<V>(scale + c, n), dx + i * C + c, n);
+      });
   });
 }
 

@@ -61,8 +61,7 @@ LAMINA_INLINE void store_taps(const S* lanes, const View& taps, int64_t at, int6
   }
 }
 
-// --- planes, forward
-// ----------------------------------------------------------------------------------------------
+// --- planes, forward ---------------------------------------------------------------------------------------
 
 // Deals a line into its residue classes modulo the stride; n, the length of a class, is a multiple of 16.
 template <int Stride, class S>
@@ -263,8 +262,7 @@ void average_whole_planes(const Pool2dArgs& a) {
   });
 }
 
-// --- pixels, forward
-// ----------------------------------------------------------------------------------------------
+// --- pixels, forward ---------------------------------------------------------------------------------------
 
 // One output pixel, U vectors of channels from channel c on; n = lanes of the last vector.
 template <Kind kind, int U, class T>
@@ -324,8 +322,7 @@ void pool_pixels(const Pool2dArgs& a) {
       });
 }
 
-// --- backward of max
-// ----------------------------------------------------------------------------------------------
+// --- backward of max ---------------------------------------------------------------------------------------
 
 // dx[i * step + moves[taps[i]]] += dy[i] for i in [0, n).
 template <class Tap, class T>
@@ -392,8 +389,7 @@ void scatter_max(const Pool2dBackwardArgs& a) {
   });
 }
 
-// --- backward of average
-// ------------------------------------------------------------------------------------------
+// --- backward of average -----------------------------------------------------------------------------------
 
 // The inverse of deal_by: dx[i * stride + k - pad] = class k, element i.
 template <int Stride, class T>
@@ -530,8 +526,7 @@ void spread_pixels(const Pool2dBackwardArgs& a) {
   });
 }
 
-// --- indices
-// ------------------------------------------------------------------------------------------------------
+// --- indices -----------------------------------------------------------------------------------------------
 
 template <class Tap>
 void indices_from(const Pool2dIndicesArgs& a) {
@@ -551,8 +546,7 @@ void indices_from(const Pool2dIndicesArgs& a) {
   });
 }
 
-// --- entries
-// ------------------------------------------------------------------------------------------------------
+// --- entries -----------------------------------------------------------------------------------------------
 
 bool is_whole(const PoolAxis& axis) { return axis.out == 1 && axis.pad == 0 && axis.kernel >= axis.in; }
 
