@@ -33,8 +33,8 @@ struct BatchNormShape {
   bool is_rows;
 
   [[gnu::always_inline]] int64_t count() const { return N * L; }
-  // Rows per block: 64 KB of float32, and enough of them to make the partial results small beside x.
-  [[gnu::always_inline]] int64_t block() const { return C > 1023 ? 16 : 16384 / (C > 0 ? C : 1); }
+  // Rows per block: 256 KB of float32, and enough of them to make the partial results small beside x.
+  [[gnu::always_inline]] int64_t block() const { return C > 1023 ? 64 : 65536 / (C > 0 ? C : 1); }
   [[gnu::always_inline]] int64_t blocks() const { return is_rows ? (count() + block() - 1) / block() : 0; }
   // Elements (float, or double if x is double) of workspace: two partial rows per block, three rows of
   // coefficients.

@@ -30,6 +30,8 @@ LAMINA_INLINE void for_vectors(int64_t n, const Body& body) {
   if (i < n) body(i, n - i);
 }
 
+constexpr int64_t channel_group = 64;  // channels whose blocks one thread merges
+
 // Element c of a vector of parameters, whose dtype need not be that of x.
 double parameter(const View& v, int64_t c) {
   double value = 0;
@@ -187,19 +189,23 @@ void normalise_rows(const BatchNormArgs& a, double momentum) {
       for (; i + 8 <= end; i += 8) merge_rows<8>(x + i * C, C, i - begin, means, squares);
       for (; i < end; ++i) merge_rows<1>(x + i * C, C, i - begin, means, squares);
     });
-  parallel_ranges(C, most(64, 32768 / (shape.blocks() + 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t c = begin; c < end; ++c) {
-      if (a.is_training) {
-        Moments moments;
-        for (int64_t b = 0; b < shape.blocks(); ++b) {
-          const S* block_moments = partial + 2 * b * C + c;
-          moments.merge(double(least(M, (b + 1) * block) - b * block), double(block_moments[0]),
-                        double(block_moments[C]));
-        }
-        finish_training(a, c, moments, momentum);
-      } else {
-        finish_evaluation(a, c);
+  parallel_ranges(C, channel_group, [&](int64_t begin, int64_t end) {
+    double means[channel_group] = {}, squares[channel_group] = {};
+    for (int64_t b = 0; a.is_training && b < shape.blocks(); ++b) {
+      const double before = double(b * block), rows = double(least(M, (b + 1) * block)) - before;
+      const double share = rows / (before + rows), weight = before * share;
+      const S *block_means = partial + 2 * b * C + begin, *block_squares = block_means + C;
+      for (int64_t c = 0; c < end - begin; ++c) {
+        const double delta = double(block_means[c]) - means[c];
+        means[c] += delta * share;
+        squares[c] += double(block_squares[c]) + delta * delta * weight;
       }
+    }
+    for (int64_t c = begin; c < end; ++c) {
+      if (a.is_training)
+        finish_training(a, c, {double(M), means[c - begin], squares[c - begin]}, momentum);
+      else
+        finish_evaluation(a, c);
       scale[c] = scale_of<S>(a, c);
       bias[c] = bias_of<S>(a, c);
     }
@@ -316,14 +322,17 @@ void backward_rows(const BatchNormBackwardArgs& a) {
     for (; i + 4 <= end; i += 4) add_rows<4>(dy + i * C, x + i * C, mean, C, sums, dots);
     for (; i < end; ++i) add_rows<1>(dy + i * C, x + i * C, mean, C, sums, dots);
   });
-  parallel_ranges(C, most(64, 32768 / (shape.blocks() + 1)), [&](int64_t begin, int64_t end) {
-    for (int64_t c = begin; c < end; ++c) {
-      double sum = 0, dot = 0;
-      for (int64_t b = 0; b < shape.blocks(); ++b) {
-        sum += double(partial[2 * b * C + c]);
-        dot += double(partial[(2 * b + 1) * C + c]);
+  parallel_ranges(C, channel_group, [&](int64_t begin, int64_t end) {
+    double sums[channel_group] = {}, dots[channel_group] = {};
+    for (int64_t b = 0; b < shape.blocks(); ++b) {
+      const S *block_sums = partial + 2 * b * C + begin, *block_dots = block_sums + C;
+      for (int64_t c = 0; c < end - begin; ++c) {
+        sums[c] += double(block_sums[c]);
+        dots[c] += double(block_dots[c]);
       }
-      const Coefficients<S> k = finish_backward<S>(a, c, sum, dot);
+    }
+    for (int64_t c = begin; c < end; ++c) {
+      const Coefficients<S> k = finish_backward<S>(a, c, sums[c - begin], dots[c - begin]);
       scale[c] = k.scale;
       shift[c] = k.shift;
       slope[c] = k.slope;
