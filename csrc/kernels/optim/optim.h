@@ -27,8 +27,7 @@
 
 namespace lamina {
 
-// One tensor of the model; the table of them lies in device memory. All its arrays are dense in the same
-// order.
+// One tensor of the model. All its arrays are dense in the same order.
 struct OptimTensor {
   void* param;
   void* grad;
@@ -37,21 +36,19 @@ struct OptimTensor {
   void* vmax;     // amsgrad: running maximum of v
   int64_t* step;  // calls so far
   int64_t n;      // elements
-  int64_t begin;  // elements of the tensors before this one in the table
+  int64_t begin;  // elements of the tensors before this one
   Dtype dtype;    // of param and grad
-  // Written by the kernel, from the step count. Adam: lr / (1 - b1^t) and 1 / sqrt(1 - b2^t). SGD: what
-  // multiplies buf and g in the new buf.
-  double coefficient[2];
 };
 
 struct OptimTable {
-  OptimTensor* tensors;  // device memory
+  const OptimTensor* tensors;  // device memory
   int64_t count, elements;
 };
 
 struct AdamArgs {
   OptimTable table;
-  View lr, scale;  // 0-d, float32 or float64; scale may be absent
+  View lr, scale;        // 0-d, float32 or float64; scale may be absent
+  double* coefficients;  // workspace: lr / (1 - b1^t) and 1 / sqrt(1 - b2^t) of every tensor
   double beta1, beta2, eps, weight_decay;
   bool is_decoupled, has_amsgrad, maximize;
 };
@@ -59,6 +56,7 @@ struct AdamArgs {
 struct SgdArgs {
   OptimTable table;
   View lr, scale;
+  double* coefficients;  // workspace: what multiplies buf and g in the new buf of every tensor
   double momentum, dampening, weight_decay;
   bool is_nesterov, maximize;
 };

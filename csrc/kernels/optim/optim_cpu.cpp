@@ -55,18 +55,17 @@ LAMINA_INLINE void for_all_pieces(const OptimTable& table, const F& piece) {
                   [&](int64_t begin, int64_t end) { for_pieces(table, begin, end, piece); });
 }
 
-// Counts the step of every tensor and sets its coefficients; tensors mostly share their count, so they are
-// computed once per run of equal counts.
+// Counts the step of every tensor and sets its two coefficients; tensors mostly share their count, so they are computed
+// once per run of equal counts.
 template <class F>
-LAMINA_INLINE void begin_step(const OptimTable& table, const F& coefficients) {
+LAMINA_INLINE void begin_step(const OptimTable& table, double* coefficients, const F& compute) {
   int64_t known = -1;
   double pair[2] = {};
   for (int64_t i = 0; i < table.count; ++i) {
-    OptimTensor& t = table.tensors[i];
-    const int64_t step = ++*t.step;
-    if (step != known) coefficients(known = step, pair);
-    t.coefficient[0] = pair[0];
-    t.coefficient[1] = pair[1];
+    const int64_t step = ++*table.tensors[i].step;
+    if (step != known) compute(known = step, pair);
+    coefficients[2 * i] = pair[0];
+    coefficients[2 * i + 1] = pair[1];
   }
 }
 
@@ -83,7 +82,8 @@ template <class T, bool has_amsgrad, bool has_coupled_decay>
   const V gscale = V::set1(S(scale)), pscale = V::set1(S(keep)), decay = V::set1(S(a.weight_decay));
   const V b1 = V::set1(S(a.beta1)), c1 = V::set1(S(1 - a.beta1)), b2 = V::set1(S(a.beta2)),
           c2 = V::set1(S(1 - a.beta2));
-  const V step_size = V::set1(S(t.coefficient[0])), correction = V::set1(S(t.coefficient[1])),
+  const double* coefficients = a.coefficients + 2 * (&t - a.table.tensors);
+  const V step_size = V::set1(S(coefficients[0])), correction = V::set1(S(coefficients[1])),
           eps = V::set1(S(a.eps));
   for_vectors<V>(end - begin, [&](int64_t i, auto lanes) {
     prefetch(p + i);
@@ -109,7 +109,7 @@ void adam(const AdamArgs& a) {
   const double lr = read_scalar(a.lr, 0), scale = read_scalar(a.scale, 1) * (a.maximize ? -1 : 1);
   const double keep = a.is_decoupled ? 1 - lr * a.weight_decay : 1;
   const bool has_coupled_decay = !a.is_decoupled && a.weight_decay != 0;
-  begin_step(a.table, [&](int64_t step, double* coefficient) {
+  begin_step(a.table, a.coefficients, [&](int64_t step, double* coefficient) {
     coefficient[0] = lr / (1 - __builtin_pow(a.beta1, double(step)));
     coefficient[1] = 1 / __builtin_sqrt(1 - __builtin_pow(a.beta2, double(step)));
   });
@@ -133,8 +133,9 @@ template <class T, bool has_momentum>
   const T* grad = element<T>(t.grad, begin);
   S* buffer = element<S>(t.m, begin);
   const V gscale = V::set1(S(scale)), decay = V::set1(S(a.weight_decay)), step_size = V::set1(S(lr));
-  const V mu = V::set1(S(a.momentum)), keep = V::set1(S(t.coefficient[0])),
-          add = V::set1(S(t.coefficient[1]));
+  const double none[2] = {};
+  const double* coefficients = has_momentum ? a.coefficients + 2 * (&t - a.table.tensors) : none;
+  const V mu = V::set1(S(a.momentum)), keep = V::set1(S(coefficients[0])), add = V::set1(S(coefficients[1]));
   for_vectors<V>(end - begin, [&](int64_t i, auto lanes) {
     prefetch(p + i);
     prefetch(grad + i);
@@ -155,7 +156,7 @@ void sgd(const SgdArgs& a) {
   const double lr = read_scalar(a.lr, 0), scale = read_scalar(a.scale, 1) * (a.maximize ? -1 : 1);
   const bool has_momentum = a.momentum != 0;
   if (has_momentum)
-    begin_step(a.table, [&](int64_t step, double* coefficient) {
+    begin_step(a.table, a.coefficients, [&](int64_t step, double* coefficient) {
       coefficient[0] = step > 1 ? a.momentum : 0;
       coefficient[1] = step > 1 ? 1 - a.dampening : 1;
     });

@@ -1,0 +1,64 @@
+// Bringing operands into the memory order that a kernel expects.
+#pragma once
+
+#include "autograd/op.h"
+#include "kernels/layout/layout.h"
+
+namespace lamina {
+
+// True iff elements of equal index lie at equal offsets (axes of extent 1 do not count).
+inline bool same_order(const View& a, const View& b) {
+  for (int i = 0; i < a.ndim; ++i)
+    if (a.shape[i] != 1 && a.strides[i] != b.strides[i]) return false;
+  return true;
+}
+
+// True iff the elements lie without gaps and none is shared.
+inline bool is_dense(const View& v) { return same_order(v, Spec::like(v, v.dtype)); }
+
+// x with its elements where `order` (same shape, dense) has them: itself, or a copy.
+inline Array in_order(Stream& stream, const Array& x, const View& order) {
+  if (same_order(x.view(), order)) return x;
+  View view = order;
+  view.dtype = x.dtype();
+  const Array copy(view);
+  stream.submit(layout_kernels().copy, CopyArgs{.src = x.view(), .dst = copy.view()});
+  return copy;
+}
+
+// x seen as having `shape`: axes are added in front and repeated with stride 0. False where that is impossible.
+inline bool broadcast(const View& x, const Shape& shape, View* seen) {
+  *seen = View{.data = x.data, .dtype = x.dtype, .ndim = shape.ndim};
+  for (int i = 0; i < shape.ndim; ++i) {
+    const int own = i - shape.ndim + x.ndim;
+    seen->shape[i] = shape[i];
+    seen->strides[i] = own >= 0 && x.shape[own] == shape[i] ? x.strides[own] : 0;
+    if (own >= 0 && x.shape[own] != shape[i] && x.shape[own] != 1) return false;
+  }
+  return x.ndim <= shape.ndim;
+}
+
+// An array as (O, C, I): O positions before an axis of extent C, I after it in memory.
+struct Axis {
+  int64_t O = 1, C = 1, I = 1;
+  bool is_channels_last = false;  // axis 1 of (N, H, W, C) memory; otherwise row-major
+};
+
+inline Axis seen_along(const View& x, int axis) {
+  Axis a;
+  if (x.ndim == 0) return a;
+  a.C = x.shape[axis];
+  a.is_channels_last = axis == 1 && x.is_channels_last() && !x.is_contiguous();
+  for (int i = 0; i < x.ndim; ++i)
+    if (i != axis) (i < axis || a.is_channels_last ? a.O : a.I) *= x.shape[i];
+  return a;
+}
+
+inline Array in_order(const Array& x, const Axis& axis) {
+  return axis.is_channels_last ? channels_last(x) : contiguous(x);
+}
+inline Layout layout_of(const Axis& axis) {
+  return axis.is_channels_last ? Layout::channels_last : Layout::contiguous;
+}
+
+}  // namespace lamina
