@@ -46,11 +46,12 @@ struct LstmBackwardArgs {
   View x, h0, c0, w_ih, w_hh, lengths;  // as forward
   bool reverse = false;
   View reserve;
-  View dy;                // (T, B, H), any strides, the last 1; absent: zeros, as are dh_n and dc_n
-  View dh_n, dc_n;        // contiguous
-  View dx;                // contiguous or with the two first axes swapped; any result may be absent
-  View dh0, dc0;          // contiguous
-  View dw_ih, dw_hh, db;  // contiguous; db is the gradient of either bias
+  View dy;                  // (T, B, H), any strides, the last 1; absent: zeros, as are dh_n and dc_n
+  View dh_n, dc_n;          // contiguous
+  View dx;                  // any strides, the last 1; any result may be absent
+  bool adds_to_dx = false;  // dx +=, for the second of two directions
+  View dh0, dc0;            // contiguous
+  View dw_ih, dw_hh, db;    // contiguous; db is the gradient of either bias
   void* workspace = nullptr;
 };
 

@@ -393,7 +393,7 @@ struct Backward {
     clear(args->dw_ih, dw_ih);
     clear(args->dw_hh, dw_hh);
     clear(args->db, db);
-    if (args->dx && args->lengths)
+    if (args->dx && args->lengths && !args->adds_to_dx)
       for (int64_t j = 0; j < z.B; ++j)
         for (int64_t t = order.length[j]; t < z.T; ++t)
           __builtin_memset(row_of<T>(args->dx, t, order.batch[j]), 0, size_t(z.I) * sizeof(T));
@@ -499,7 +499,7 @@ struct Backward {
     const View& dx = args->dx;
     const View w = matrix(w_ih, 4 * H, I, I, 1);
     if (!is_narrow && !args->lengths && dx.strides[0] == z.B * dx.strides[1]) {
-      multiply(da, w, matrix(dx.as<S>() + low * dx.strides[1], rows, I, dx.strides[1], 1), false);
+      multiply(da, w, matrix(dx.as<S>() + low * dx.strides[1], rows, I, dx.strides[1], 1), args->adds_to_dx);
       return;
     }
     multiply(da, w, matrix(dx_copy, rows, I, ldx, 1), false);
@@ -507,9 +507,12 @@ struct Backward {
       for (int64_t j = 0; j < order.count[s]; ++j) {
         const S* from = dx_copy + (order.first[s] - low + j) * ldx;
         T* to = row_of<T>(dx, order.time(s, j), order.batch[j]);
-        int64_t k = 0;
-        for (; k + V::N <= I; k += V::N) V::load(from + k).store(to + k);
-        for (; k < I; ++k) to[k] = narrow<T>(from[k]);
+        for (int64_t k = 0; k < I; k += V::N) {
+          const int lanes = int(min_of(V::N, I - k));
+          V v = V::load(from + k);
+          if (args->adds_to_dx) v = v + V::load(to + k, lanes);
+          store_lanes(v, to + k, lanes);
+        }
       }
   }
 
@@ -552,7 +555,6 @@ LstmSize size_of_args(const Args& a) {
 template <template <class> class Direction, class Args>
 void run(const Args& a) {
   const LstmSize z = size_of_args(a);
-  if (z.B == 0) return;
   dispatch_float(z.dtype, [&](auto t) {
     Direction<typename decltype(t)::type>{&a, z, {static_cast<char*>(a.workspace)}}.run();
   });
