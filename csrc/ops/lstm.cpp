@@ -26,7 +26,7 @@ Array with_unit_stride(const Array& a) {
 }
 
 View time_major(View v, bool batch_first) {
-  if (batch_first && v.data) {
+  if (batch_first && v.ndim) {
     std::swap(v.shape[0], v.shape[1]);
     std::swap(v.strides[0], v.strides[1]);
   }
@@ -198,36 +198,37 @@ const Register cell_backward{{
 }};
 
 // --- the layer ---------------------------------------------------------------------------------------------------
-// Its inputs are x h0 c0, four arrays per direction from 3 and from 7 on, and lengths.
+// Inputs: x 0, h0 5, c0 6, lengths 7, and four arrays per direction, from 1 and from 8 on.
 
+int first_of(int d) { return d ? 8 : 1; }
+int directions_of(const Inputs& in) { return in[8] ? 2 : 1; }
 Weights weights_of(const Inputs& in, int d) {
-  return {in[3 + 4 * d], in[4 + 4 * d], in[5 + 4 * d], in[6 + 4 * d]};
+  const Array* w = &in[size_t(first_of(d))];
+  return {w[0], w[1], w[2], w[3]};
 }
-int directions_of(const Inputs& in) { return in[7] ? 2 : 1; }
 
-LstmSize layer_size(const Inputs& in, const Attrs& attrs) {
-  const Array& x = in[0];
+LstmSize layer_size(const Array& x, const Array& w_hh, const Attrs& attrs) {
   const bool batch_first = attrs.boolean("batch_first");
-  return {x.dim(batch_first), x.dim(!batch_first), x.dim(2), in[4].dim(1), x.dtype()};
+  return {x.dim(batch_first), x.dim(!batch_first), x.dim(2), w_hh.dim(1), x.dtype()};
 }
 
 void infer_layer(const Inputs& in, const Attrs& attrs, Inference& out) {
   const char* op = "lstm_layer";
-  const Array &x = in[0], &h0 = in[1], &c0 = in[2], &lengths = in[11];
+  const Array &x = in[0], &h0 = in[5], &c0 = in[6], &lengths = in[7];
   const bool batch_first = attrs.boolean("batch_first");
   const Weights forward = weights_of(in, 0), reverse = weights_of(in, 1);
   check(x.ndim() == 3, op, "x is ", x.view(), "; expected ", batch_first ? "(B, T, I)" : "(T, B, I)");
   check_dtypes(op, {{"x", &x},
+                    {"weight_ih", &in[1]},
+                    {"weight_hh", &in[2]},
+                    {"bias_ih", &in[3]},
+                    {"bias_hh", &in[4]},
                     {"h0", &h0},
                     {"c0", &c0},
-                    {"weight_ih", &in[3]},
-                    {"weight_hh", &in[4]},
-                    {"bias_ih", &in[5]},
-                    {"bias_hh", &in[6]},
-                    {"weight_ih_reverse", &in[7]},
-                    {"weight_hh_reverse", &in[8]},
-                    {"bias_ih_reverse", &in[9]},
-                    {"bias_hh_reverse", &in[10]}});
+                    {"weight_ih_reverse", &in[8]},
+                    {"weight_hh_reverse", &in[9]},
+                    {"bias_ih_reverse", &in[10]},
+                    {"bias_hh_reverse", &in[11]}});
   const int64_t H = hidden_size(op, forward.w_hh);
   check_weights(op, forward, x.dim(2), H, "");
   check(bool(reverse.w_ih) == bool(reverse.w_hh) && (reverse.w_ih || (!reverse.b_ih && !reverse.b_hh)), op,
@@ -235,7 +236,7 @@ void infer_layer(const Inputs& in, const Attrs& attrs, Inference& out) {
         "arrays");
   if (reverse.w_ih) check_weights(op, reverse, x.dim(2), H, "_reverse");
 
-  const LstmSize z = layer_size(in, attrs);
+  const LstmSize z = layer_size(in[0], in[2], attrs);
   const int directions = directions_of(in);
   const Shape state{directions, z.B, H};
   check(bool(h0) == bool(c0), op, h0 ? "h0 is given without c0" : "c0 is given without h0",
@@ -256,17 +257,17 @@ void infer_layer(const Inputs& in, const Attrs& attrs, Inference& out) {
 }
 
 void run_layer(Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
-  const LstmSize z = layer_size(in, attrs);
+  const LstmSize z = layer_size(in[0], in[2], attrs);
   const bool batch_first = attrs.boolean("batch_first");
   const Array x = with_unit_stride(in[0]);
   for (int d = 0; d < directions_of(in); ++d) {
     const Weights w = contiguous(weights_of(in, d));
     LstmArgs args;
     args.x = time_major(x.view(), batch_first);
-    args.h0 = state_of(view_of(in[1]), d), args.c0 = state_of(view_of(in[2]), d);
+    args.h0 = state_of(view_of(in[5]), d), args.c0 = state_of(view_of(in[6]), d);
     args.w_ih = w.w_ih.view(), args.w_hh = w.w_hh.view(), args.b_ih = view_of(w.b_ih),
     args.b_hh = view_of(w.b_hh);
-    args.lengths = view_of(in[11]);
+    args.lengths = view_of(in[7]);
     args.reverse = d == 1;
     args.y = time_major(half_of(out[0].view(), d, z.H), batch_first);
     args.h_n = state_of(out[1].view(), d), args.c_n = state_of(out[2].view(), d);
@@ -277,45 +278,44 @@ void run_layer(Stream& stream, const Inputs& in, const Attrs& attrs, const Outpu
 }
 
 Gradients vjp_layer(const Saved& s, const Inputs& dy) {
-  Gradients dx(12);
-  const Outputs g =
-      eval_all<"lstm_layer_backward">({s.in[0], s.in[1], s.in[2], s.in[3], s.in[4], s.in[5], s.in[6], s.in[7],
-                                       s.in[8], s.in[9], s.in[10], s.in[11], s.out[3], dy[0], dy[1], dy[2]},
-                                      {{"batch_first", s.attrs["batch_first"]}, {"dx", s.needs(0)}});
+  const Outputs g = eval_all<"lstm_layer_backward">(
+      {s.in[0], s.in[1], s.in[2], s.in[5], s.in[6], s.in[7], s.in[8], s.in[9], s.out[3], dy[0], dy[1], dy[2]},
+      {{"batch_first", s.attrs["batch_first"]}, {"dx", s.needs(0)}});
+  Gradients dx;
+  dx.resize(12);
   dx[0] = g[0];
-  if (s.in[1]) dx[1] = g[1], dx[2] = g[2];
+  if (s.in[5]) dx[5] = g[1], dx[6] = g[2];
   for (int d = 0; d < directions_of(s.in); ++d) {
-    const int first = 3 + 4 * d;
-    dx[first] = g[3 + 3 * d], dx[first + 1] = g[4 + 3 * d];
-    for (int bias : {first + 2, first + 3})
+    const int i = first_of(d);
+    dx[i] = g[3 + 3 * d], dx[i + 1] = g[4 + 3 * d];
+    for (int bias : {i + 2, i + 3})
       if (s.in[bias]) dx[bias] = g[5 + 3 * d];
   }
   return dx;
 }
 
 const Register layer{{
-    .schema = "lstm_layer(x, h0?, c0?, weight_ih, weight_hh, bias_ih?, bias_hh?, weight_ih_reverse?, "
-              "weight_hh_reverse?,"
-              " bias_ih_reverse?, bias_hh_reverse?, lengths?, *, batch_first: bool = False) -> y, h_n, c_n, "
-              "reserve",
+    .schema =
+        "lstm_layer(x, weight_ih, weight_hh, bias_ih?, bias_hh?, h0?, c0?, lengths?, weight_ih_reverse?,"
+        " weight_hh_reverse?, bias_ih_reverse?, bias_hh_reverse?, *, batch_first: bool = False)"
+        " -> y, h_n, c_n, reserve",
     .infer = infer_layer,
     .run = run_layer,
     .vjp = vjp_layer,
-    .keeps = "x h0 c0 weight_ih weight_hh weight_ih_reverse weight_hh_reverse lengths reserve",
+    .keeps = "x weight_ih weight_hh h0 c0 lengths weight_ih_reverse weight_hh_reverse reserve",
 }};
 
 const Register layer_backward{{
-    .schema =
-        "lstm_layer_backward(x, h0?, c0?, weight_ih, weight_hh, bias_ih?, bias_hh?, weight_ih_reverse?,"
-        " weight_hh_reverse?, bias_ih_reverse?, bias_hh_reverse?, lengths?, reserve, dy?, dh_n?, dc_n?, *,"
-        " batch_first: bool = False, dx: bool = True)"
-        " -> dx, dh0, dc0, dweight_ih, dweight_hh, dbias, dweight_ih_reverse, dweight_hh_reverse, "
-        "dbias_reverse",
+    .schema = "lstm_layer_backward(x, weight_ih, weight_hh, h0?, c0?, lengths?, weight_ih_reverse?, "
+              "weight_hh_reverse?,"
+              " reserve, dy?, dh_n?, dc_n?, *, batch_first: bool = False, dx: bool = True)"
+              " -> dx, dh0, dc0, dweight_ih, dweight_hh, dbias,"
+              " dweight_ih_reverse, dweight_hh_reverse, dbias_reverse",
     .infer =
         [](const Inputs& in, const Attrs& attrs, Inference& out) {
-          const LstmSize z = layer_size(in, attrs);
-          const int directions = directions_of(in);
-          const Shape x = in[0].shape(), state{in[1] ? directions : 0, z.B, z.H};
+          const LstmSize z = layer_size(in[0], in[2], attrs);
+          const int directions = in[6] ? 2 : 1;
+          const Shape x = in[0].shape(), state{in[3] ? directions : 0, z.B, z.H};
           out.add({z.dtype, {attrs.boolean("dx") ? x[0] : 0, x[1], x[2]}});
           for (int i = 0; i < 2; ++i) out.add({z.dtype, state});
           for (int d = 0; d < 2; ++d) {
@@ -328,24 +328,24 @@ const Register layer_backward{{
         },
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
-          const LstmSize z = layer_size(in, attrs);
+          const LstmSize z = layer_size(in[0], in[2], attrs);
           const bool batch_first = attrs.boolean("batch_first");
-          const Array x = with_unit_stride(in[0]), dy = with_unit_stride(in[13]);
-          for (int d = 0; d < directions_of(in); ++d) {
-            const Weights w = contiguous(weights_of(in, d));
+          const Array x = with_unit_stride(in[0]), dy = with_unit_stride(in[9]);
+          for (int d = 0; d < (in[6] ? 2 : 1); ++d) {
+            const Array w_ih = contiguous(in[d ? 6 : 1]), w_hh = contiguous(in[d ? 7 : 2]);
             LstmBackwardArgs args;
             args.x = time_major(x.view(), batch_first);
-            args.h0 = state_of(view_of(in[1]), d), args.c0 = state_of(view_of(in[2]), d);
-            args.w_ih = w.w_ih.view(), args.w_hh = w.w_hh.view();
-            args.lengths = view_of(in[11]);
+            args.h0 = state_of(view_of(in[3]), d), args.c0 = state_of(view_of(in[4]), d);
+            args.w_ih = w_ih.view(), args.w_hh = w_hh.view();
+            args.lengths = view_of(in[5]);
             args.reverse = d == 1;
-            args.reserve = reserve_of(in[12].view(), d, z);
+            args.reserve = reserve_of(in[8].view(), d, z);
             args.dy = time_major(half_of(view_of(dy), d, z.H), batch_first);
-            args.dh_n = state_of(view_of(in[14]), d), args.dc_n = state_of(view_of(in[15]), d);
+            args.dh_n = state_of(view_of(in[10]), d), args.dc_n = state_of(view_of(in[11]), d);
             args.dx = time_major(out[0].view(), batch_first);
             args.adds_to_dx = d == 1;
             args.dh0 = state_of(out[1].view(), d), args.dc0 = state_of(out[2].view(), d);
-            args.dw_ih = out[3 + 3 * d].view(), args.dw_hh = out[4 + 3 * d].view(),
+            args.dw_ih = out[3 + 3 * d].view(), args.dw_hh = out[4 + 3 * d].view();
             args.db = out[5 + 3 * d].view();
             args.workspace = out.workspace;
             stream.submit(lstm_kernels().backward, args);
