@@ -41,22 +41,22 @@
 namespace lamina {
 
 struct GemmArgs {
-  View a, b;
-  View c;         // optional
-  View bias;      // optional
-  View residual;  // optional
-  View y;
-  View pre;  // optional output
+  View a{}, b{};
+  View c{};         // optional
+  View bias{};      // optional
+  View residual{};  // optional
+  View y{};
+  View pre{};  // optional output
   double alpha = 1, beta = 0;
   Activation activation = Activation::none;
 };
 
 // g = dy * act'(pre) and dbias = column sums of g; g, dy, saved (M, N) with any strides, dbias (N).
 struct EpilogueBackwardArgs {
-  View dy;
-  View saved;  // pre, or y = act(pre) where saved_is_y; absent for Activation::none
-  View g;      // optional output
-  View dbias;  // optional output, contiguous
+  View dy{};
+  View saved{};  // pre, or y = act(pre) where saved_is_y; absent for Activation::none
+  View g{};      // optional output
+  View dbias{};  // optional output, contiguous
   Activation activation = Activation::none;
   bool saved_is_y = false;
 };
