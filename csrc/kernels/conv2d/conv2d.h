@@ -38,16 +38,17 @@
 
 namespace lamina {
 
-enum class ConvPass { forward, backward_input, backward_weight };
+enum class ConvPass { forward, backward_input, backward_weight, backward_bias };
 enum class ConvAlgorithm { implicit_gemm, merged_taps, depthwise };
 
 // The operands of one convolution. Each kernel writes some of them from the others:
 //   forward          y      from x, weight, bias
 //   backward_input   x      from y, weight, bias (bias (C): of a transposed convolution)
-//   backward_weight  weight, bias  from x, y
+//   backward_weight  weight from x, y
+//   backward_bias    bias   from y alone
 // An absent bias has no data. padding is (top, left); bottom and right follow from the shape of y.
 struct Conv2dArgs {
-  View x, weight, bias, y;
+  View x = {}, weight = {}, bias = {}, y = {};
   int64_t stride[2] = {1, 1}, padding[2] = {0, 0}, dilation[2] = {1, 1};
   int64_t groups = 1;
   void* workspace = nullptr;
@@ -58,7 +59,7 @@ struct Conv2dPlan {
   ConvAlgorithm algorithm;
   int64_t block_pixels;   // pixels of the result per task (dweight: pixels per packed block)
   int64_t block_panels;   // panels of columns per task
-  int64_t partials;       // partial sums of dweight and dbias
+  int64_t partials;       // partial sums of dweight or dbias
   int64_t zeros, bias, panels, source, staging;
   int64_t workspace_bytes;
 };
@@ -69,6 +70,7 @@ struct Conv2dKernels {
   void (*forward)(const Conv2dArgs&);
   void (*backward_input)(const Conv2dArgs&);
   void (*backward_weight)(const Conv2dArgs&);
+  void (*backward_bias)(const Conv2dArgs&);
 };
 
 LAMINA_KERNEL_TABLE(Conv2dKernels, conv2d_kernels)

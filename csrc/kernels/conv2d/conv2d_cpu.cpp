@@ -67,8 +67,7 @@ Conv2dPlan plan_for(ConvPass pass, const Conv2dArgs& a) {
     return begin;
   };
   plan.zeros = region(depthwise ? 0 : merged ? p.S * p.depth : p.depth);
-  plan.bias = region(pass == ConvPass::backward_weight ? plan.partials * a.y.shape[1]
-                                                       : p.groups * p.per_group() * p.width);
+  plan.bias = region(p.groups * p.per_group() * p.width);
   plan.panels = region(plan.partials * p.elements());
   const int64_t plane = merged ? padded_plane(a).elements(a.x.shape[0]) : 0;
   const bool widens = !direct && !depthwise && pass != ConvPass::backward_weight;
@@ -164,14 +163,7 @@ void sum_over_pixels(const Conv2dArgs& a) {
   S* const panels = workspace + plan.panels;
   const int64_t size = p.elements(), parts = plan.partials;
 
-  if (a.bias) {
-    S* const sums = workspace + plan.bias;
-    column_sums<T>(a.y, parts, sums);
-    add_partials(sums, parts, a.y.shape[1]);
-    for (int64_t o = 0; o < a.y.shape[1]; ++o) a.bias.as<T>()[o * a.bias.strides[0]] = narrow<T>(sums[o]);
-  }
-  if (!a.weight || size == 0) return;
-
+  if (size == 0) return;
   if (a.y.size() == 0) {
     __builtin_memset(panels, 0, size_t(size) * sizeof(S));
   } else if (plan.algorithm == ConvAlgorithm::depthwise) {
@@ -197,9 +189,33 @@ void sum_over_pixels(const Conv2dArgs& a) {
   unpack_panels<T>(p, panels, staging, a.weight);
 }
 
+// --- Backward to bias --------------------------------------------------------------------------------------------
+
+template <class T>
+Conv2dPlan bias_plan(const View& y) {
+  Conv2dPlan plan = {};
+  plan.partials = larger(1, smaller(32, y.size() / (64 << 10)));
+  plan.workspace_bytes = plan.partials * y.shape[1] * int64_t(sizeof(Compute<T>));
+  return plan;
+}
+
+template <class T>
+void sum_pixels(const Conv2dArgs& a) {
+  const int64_t O = a.y.shape[1], parts = bias_plan<T>(a.y).partials;
+  auto* const sums = static_cast<Compute<T>*>(a.workspace);
+  column_sums<T>(a.y, parts, sums);
+  add_partials(sums, parts, O);
+  for (int64_t o = 0; o < O; ++o) a.bias.as<T>()[o * a.bias.strides[0]] = narrow<T>(sums[o]);
+}
+
+// -----------------------------------------------------------------------------------------------------------------
+
 Conv2dPlan choose_algorithm(ConvPass pass, const Conv2dArgs& a) {
   Conv2dPlan plan;
-  dispatch_float(a.x.dtype, [&](auto t) { plan = plan_for<typename decltype(t)::type>(pass, a); });
+  dispatch_float(a.y.dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    plan = pass == ConvPass::backward_bias ? bias_plan<T>(a.y) : plan_for<T>(pass, a);
+  });
   return plan;
 }
 
@@ -215,8 +231,12 @@ void backward_weight(const Conv2dArgs& a) {
   dispatch_float(a.x.dtype, [&](auto t) { sum_over_pixels<typename decltype(t)::type>(a); });
 }
 
+void backward_bias(const Conv2dArgs& a) {
+  dispatch_float(a.y.dtype, [&](auto t) { sum_pixels<typename decltype(t)::type>(a); });
+}
+
 }  // namespace
 
-const Conv2dKernels conv2d_kernels = {choose_algorithm, forward, backward_input, backward_weight};
+const Conv2dKernels conv2d_kernels = {choose_algorithm, forward, backward_input, backward_weight, backward_bias};
 
 }  // namespace lamina::LAMINA_ISA
