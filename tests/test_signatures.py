@@ -5,6 +5,7 @@ import importlib
 import inspect
 import pkgutil
 
+import numpy as np
 import pytest
 
 import lamina
@@ -17,15 +18,13 @@ FUNCTIONS = {
     for name, function in vars(lamina.functional).items()
     if inspect.isfunction(function) and function.__module__ == "lamina.functional" and name[0] != "_"
 }
-MODULES = [
-    "lamina",
-    *(m.name for m in pkgutil.walk_packages(lamina.__path__, "lamina.") if "_C" not in m.name),
-]
+MODULES = [m.name for m in pkgutil.walk_packages(lamina.__path__, "lamina.") if "._" not in m.name]
+NAMESPACE = {"lamina": lamina, "np": np, "nn": lamina.nn, "optim": lamina.optim, "F": lamina.functional}
 
 
 def is_internal(name: str) -> bool:
-    """Backward passes and in-place steps are ops without a function of their own."""
-    return "_backward" in name or name.endswith("_")
+    """Backward passes, in-place steps, and what `lamina.full`, `zeros`, `ones` and their like are made of."""
+    return "_backward" in name or name.endswith("_") or name in ("full", "fill_like")
 
 
 @pytest.mark.parametrize("name", sorted(set(RECORDS) | set(FUNCTIONS)))
@@ -73,5 +72,6 @@ def test_function_is_documented(name):
 
 @pytest.mark.parametrize("name", ["lamina", *MODULES])
 def test_examples(name):
-    results = doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS)
+    module = importlib.import_module(name)
+    results = doctest.testmod(module, extraglobs=NAMESPACE, optionflags=doctest.ELLIPSIS)
     assert results.failed == 0
