@@ -20,13 +20,10 @@ positive = st.integers(1, 9)
 def judge(case: Case, dtype: str, layout: str, *shapes, **attrs) -> None:
     """The op on normal values of these shapes (None: operand absent) against its reference."""
     rng = np.random.default_rng(math.prod(d + 2 for shape in shapes if shape for d in shape))
-    inputs = [
-        None if s is None else lay_out(rng.standard_normal(s).astype(numpy_dtype(dtype)), layout)
-        for s in shapes
-    ]
-    for i, (y, want) in enumerate(
-        zip(call(case, inputs, attrs), expected(case, inputs, attrs, dtype), strict=True)
-    ):
+    values = [None if s is None else rng.standard_normal(s).astype(numpy_dtype(dtype)) for s in shapes]
+    inputs = [None if v is None else lay_out(v, layout) for v in values]
+    wants = expected(case, inputs, attrs, dtype)
+    for i, (y, want) in enumerate(zip(call(case, inputs, attrs), wants, strict=True)):
         compare(y, want, f"{case.op} {shapes} {attrs} {dtype} {layout}, output {i}")
 
 
