@@ -4,6 +4,7 @@
 
 #include "base/isa.h"
 #include "base/parallel.h"
+#include "ops/roofline.h"
 #include "python/tensor_type.h"
 
 namespace py = pybind11;
@@ -61,6 +62,8 @@ PYBIND11_MODULE(_C, m) {
     check(bytes >= 0, "set_cache_limit", "bytes is ", bytes, "; expected at least 0");
     root_arena().set_cache_limit(bytes);
   }, py::arg("bytes"));
+  m.def("bench_fma_peak", [](py::object dtype) { return fma_peak(python::parse_dtype(dtype)); },
+        py::arg("dtype") = "float32");
   m.def("set_canaries", set_canaries);
   m.def("overwritten_canaries", overwritten_canaries);
   m.def("check_device", [](const std::string& name) { return name_of(parse_device(name)); });
