@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Builds with a sanitizer and runs the tests under it; any report fails the run.
+#
+#   tests/sanitize.sh address|undefined|thread [arguments of pytest]
+#
+# Works on a copy of the package, so the build in the working copy stays as it is. LAMINA_ISAS chooses the levels
+# (default: avx2). Leaks are not looked for: the interpreter itself leaves memory behind.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+kind=$1
+shift
+build=$PWD/build/sanitize-$kind
+mkdir -p "$build/python"
+cmake -S . -B "$build" -G Ninja -DPython_EXECUTABLE="$(command -v python)" -DLAMINA_SANITIZE="$kind" \
+  -DLAMINA_ISAS="${LAMINA_ISAS:-avx2}" -DLAMINA_OUTPUT_DIR="$build/python/lamina" >/dev/null
+cp -r python/lamina "$build/python/"
+rm -f "$build"/python/lamina/_C*.so
+ninja -C "$build"
+
+case $kind in
+  address) runtime=libasan.so ;;
+  undefined) runtime=libubsan.so ;;
+  thread) runtime=libtsan.so ;;
+esac
+export PYTHONPATH=$build/python PYTHONMALLOC=malloc
+export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 TSAN_OPTIONS=report_signal_unsafe=0
+export LD_PRELOAD="$(g++ -print-file-name=$runtime) $(g++ -print-file-name=libstdc++.so)"
+python -m pytest -p no:cacheprovider -p no:xdist "$@"
