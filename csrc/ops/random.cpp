@@ -151,7 +151,7 @@ void apply_mask(Stream& stream, const View& x, const View& y, const View& pair, 
 }
 
 const Register dropout_op{{
-    .schema = "dropout(x, state!?, *, p: float = 0.5) -> y, pair",
+    .schema = "dropout(x, state!?, *, p: float = 0.5, training: bool = True) -> y, pair",
     .infer =
         [](const Inputs& in, const Attrs& attrs, Inference& out) {
           check_float("dropout", "x", in[0].dtype());
@@ -163,11 +163,12 @@ const Register dropout_op{{
         },
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
-          advance(stream, in[1], dropout_tiles(in[0].size()), out[1].view());
-          apply_mask(stream, in[0].view(), out[0].view(), out[1].view(), attrs.real("p"));
+          const bool is_training = attrs.boolean("training");
+          advance(stream, in[1], is_training ? dropout_tiles(in[0].size()) : 0, out[1].view());
+          apply_mask(stream, in[0].view(), out[0].view(), out[1].view(), is_training ? attrs.real("p") : 0.0);
         },
     .vjp = [](const Saved& s, const Inputs& dy) -> Gradients {
-      return {eval<"dropout_backward">({dy[0], s.out[1], s.out[0]}, {{"p", s.attrs["p"]}}), {}};
+      return {eval<"dropout_backward">({dy[0], s.out[1], s.out[0]}, {{"p", s.attrs.boolean("training") ? s.attrs.real("p") : 0.0}}), {}};
     },
     .keeps = "pair",
 }};

@@ -11,10 +11,9 @@ Hand-written kernels, an autograd tape and PyTorch-named layers:
 
 from importlib.metadata import PackageNotFoundError, version
 
-from lamina import functional, nn, optim
+from lamina import functional, nn, optim, random
 from lamina._C import (
     Tape,
-    Tensor,
     bfloat16,
     bool,
     dtype,
@@ -30,6 +29,25 @@ from lamina._C import (
     set_num_threads,
     uint8,
 )
+from lamina.creation import (
+    arange,
+    bernoulli,
+    empty,
+    eye,
+    full,
+    full_like,
+    linspace,
+    ones,
+    ones_like,
+    rand,
+    randint,
+    randn,
+    randperm,
+    zeros,
+    zeros_like,
+)
+from lamina.movement import Tensor
+from lamina.random import Generator, manual_seed
 from lamina.record import record
 from lamina.tape import Function, value_and_grad
 from lamina.tensor import asarray, from_dlpack, from_numpy, tensor
@@ -41,29 +59,47 @@ except PackageNotFoundError:  # a working copy that was built in place
 
 __all__ = [
     "Function",
+    "Generator",
     "Tape",
     "Tensor",
+    "arange",
     "asarray",
+    "bernoulli",
     "bfloat16",
     "bool",
     "dtype",
+    "empty",
     "empty_cache",
+    "eye",
     "float16",
     "float32",
     "float64",
     "from_dlpack",
     "from_numpy",
+    "full",
+    "full_like",
     "functional",
     "get_num_threads",
     "int32",
     "int64",
+    "linspace",
+    "manual_seed",
     "memory_stats",
     "nn",
+    "ones",
+    "ones_like",
     "optim",
+    "rand",
+    "randint",
+    "randn",
+    "random",
+    "randperm",
     "record",
     "set_cache_limit",
     "set_num_threads",
     "tensor",
     "uint8",
     "value_and_grad",
+    "zeros",
+    "zeros_like",
 ]

@@ -7,7 +7,11 @@ K summed extent, M×N result of a product.
 
 from __future__ import annotations
 
-from lamina import _C
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from lamina import _C, random
 from lamina._C import Tensor
 
 # --- copies ------------------------------------------------------------------------------------------------------
@@ -39,6 +43,391 @@ def channels_last(x: Tensor) -> Tensor:
     Raises: ValueError for other than four axes.
     """
     return _C.channels_last(x)
+
+
+def full(*, shape: tuple[int, ...] = (), value: float = 0.0, dtype: Any = _C.float32) -> Tensor:
+    """A tensor of one value.
+
+    Args: shape: its extents. value: rounded to ``dtype``. dtype: any.
+    Returns: Tensor of ``shape``, contiguous.
+    Raises: ValueError for a negative extent or more than eight axes.
+    """
+    return _C.full(shape, value, dtype)
+
+
+def fill_like(x: Tensor, *, value: float = 0.0, dtype: Any = None) -> Tensor:
+    """A tensor of one value with the shape and memory order of ``x``.
+
+    Args: x: any shape; its elements are not read. value: rounded to the dtype. dtype: that of ``x`` unless given.
+    Returns: Tensor of the shape of ``x``, without gaps.
+    """
+    return _C.fill_like(x, value, dtype)
+
+
+# --- shapes ------------------------------------------------------------------------------------------------------
+
+
+def reshape(x: Tensor, *, shape: tuple[int, ...] = ()) -> Tensor:
+    """The elements of ``x``, read row by row, in another shape: a view where strides allow it, else a copy.
+
+    Args: x: any shape and dtype. shape: extents with the same product; one of them may be -1, which stands for the rest.
+    Returns: Tensor of ``shape``.
+    Raises: ValueError if the number of elements differs.
+
+    >>> F.reshape(lamina.arange(6), shape=(2, -1)).shape
+    (2, 3)
+    """
+    return _C.reshape(x, shape)
+
+
+def flatten(x: Tensor, *, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    """``x`` with the axes ``start_dim`` to ``end_dim`` (included) made one.
+
+    Args: x: any shape. start_dim, end_dim: axes, negative ones counted from the end.
+    Returns: Tensor with ``end_dim - start_dim`` axes less; a scalar becomes (1,).
+    """
+    if x.ndim == 0:
+        return _C.reshape(x, (1,))
+    first, last = start_dim % x.ndim, end_dim % x.ndim
+    extents = x.shape[first : last + 1]
+    return _C.reshape(x, (*x.shape[:first], math.prod(extents), *x.shape[last + 1 :]))
+
+
+def squeeze(x: Tensor, *, dim: int | None = None) -> Tensor:
+    """``x`` without an axis of extent 1, or without all of them.
+
+    Args: x: any shape. dim: the axis; one of another extent stays. None: all of extent 1.
+    Returns: Tensor, a view.
+    """
+    drops = range(x.ndim) if dim is None else (dim % max(x.ndim, 1),)
+    return _C.reshape(x, tuple(n for i, n in enumerate(x.shape) if n != 1 or i not in drops))
+
+
+def unsqueeze(x: Tensor, *, dim: int = 0) -> Tensor:
+    """``x`` with a new axis of extent 1.
+
+    Args: x: any shape. dim: where the axis is in the result; negative ones count from its end.
+    Returns: Tensor, a view.
+    """
+    at = dim % (x.ndim + 1)
+    return _C.reshape(x, (*x.shape[:at], 1, *x.shape[at:]))
+
+
+def permute(x: Tensor, *, dims: tuple[int, ...] = ()) -> Tensor:
+    """y with axis i being axis ``dims[i]`` of ``x``: a view.
+
+    Args: x: any shape. dims: each axis once.
+    Returns: Tensor of shape ``x.shape[dims[0]], x.shape[dims[1]], …``.
+    Raises: ValueError if ``dims`` is no permutation.
+    """
+    return _C.permute(x, dims)
+
+
+def transpose(x: Tensor, *, dim0: int = -2, dim1: int = -1) -> Tensor:
+    """``x`` with two axes exchanged: a view.
+
+    Args: x: any shape. dim0, dim1: the axes; by default the last two.
+    Returns: Tensor.
+    """
+    dims = list(range(x.ndim))
+    dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
+    return _C.permute(x, dims)
+
+
+def expand(x: Tensor, *, shape: tuple[int, ...] = ()) -> Tensor:
+    """``x`` broadcast to a shape: a view in which repeated axes have stride 0.
+
+    Args: x: its axes, aligned at the last, have the extents of ``shape`` or 1. shape: -1 keeps an extent.
+    Returns: Tensor of ``shape``.
+    Raises: ValueError if ``x`` does not broadcast to it.
+    Note: the gradient is the sum over repeated axes.
+    """
+    return _C.expand(x, shape)
+
+
+def slice(
+    x: Tensor,
+    *,
+    starts: tuple[int, ...] = (),
+    sizes: tuple[int, ...] = (),
+    steps: tuple[int, ...] = (),
+    squeeze: tuple[int, ...] = (),
+) -> Tensor:
+    """y[i, j, …] = x[starts[0] + i steps[0], starts[1] + j steps[1], …]; ``x[1:3, ::-1]`` is written with it.
+
+    Args:
+        x: any shape.
+        starts, sizes, steps: one each per axis; steps may be negative.
+        squeeze: axes (of size 1) that the result leaves out.
+
+    Returns: Tensor of ``sizes`` without ``squeeze``: a view unless a step is negative.
+    Raises: ValueError for elements outside of ``x``.
+    """
+    return _C.slice(x, starts, sizes, steps, squeeze)
+
+
+def flip(x: Tensor, *, dims: tuple[int, ...] = ()) -> Tensor:
+    """A copy of ``x`` with the order of elements reversed along some axes.
+
+    Args: x: any shape. dims: the axes.
+    Returns: Tensor of the same shape.
+    """
+    axes = {d % x.ndim for d in dims}
+    steps = [-1 if i in axes else 1 for i in range(x.ndim)]
+    starts = [max(n - 1, 0) if i in axes else 0 for i, n in enumerate(x.shape)]
+    return _C.slice(x, starts, x.shape, steps, ())
+
+
+def split(x: Tensor, *, split_size: int | tuple[int, ...] = 1, dim: int = 0) -> tuple[Tensor, ...]:
+    """Views that follow each other along an axis.
+
+    Args: x: any shape. split_size: elements of each, the last having what is left, or one size each. dim: the axis.
+    Returns: tuple of Tensors.
+    Raises: ValueError if sizes do not add up to the extent of the axis.
+    """
+    n = x.shape[dim]
+    if isinstance(split_size, int):
+        if split_size < 1:
+            raise ValueError(f"split: split_size is {split_size}; expected at least 1")
+        sizes = [min(split_size, n - at) for at in range(0, max(n, 1), split_size)]
+    else:
+        sizes = list(split_size)
+        if sum(sizes) != n or min(sizes, default=0) < 0:
+            raise ValueError(f"split: sizes {tuple(sizes)}; expected a sum of {n} (x {x.shape}, dim {dim})")
+    starts, extents, steps = [0] * x.ndim, list(x.shape), [1] * x.ndim
+    parts = []
+    for size in sizes:
+        extents[dim] = size
+        parts.append(
+            _C.slice(x, [s if e else 0 for s, e in zip(starts, extents, strict=True)], extents, steps, ())
+        )
+        starts[dim] += size
+    return tuple(parts)
+
+
+def chunk(x: Tensor, *, chunks: int = 1, dim: int = 0) -> tuple[Tensor, ...]:
+    """At most ``chunks`` views of equal size along an axis; the last may be smaller.
+
+    Args: x: any shape. chunks: at least 1. dim: the axis.
+    Returns: tuple of Tensors.
+    Raises: ValueError for fewer than one chunk.
+    """
+    if chunks < 1:
+        raise ValueError(f"chunk: chunks is {chunks}; expected at least 1")
+    return split(x, split_size=max(1, -(-x.shape[dim] // chunks)), dim=dim)
+
+
+def concat(xs: Sequence[Tensor], *, dim: int = 0) -> Tensor:
+    """Tensors one after the other along an axis.
+
+    Args: xs: of one dtype, and of one shape except along ``dim``. dim: the axis.
+    Returns: Tensor, its extent along ``dim`` the sum; channels-last if all of ``xs`` are.
+    Raises: ValueError for no tensors or other shapes; TypeError for other dtypes.
+    """
+    return _C.concat(xs, dim)
+
+
+def stack(xs: Sequence[Tensor], *, dim: int = 0) -> Tensor:
+    """Tensors of one shape along a new axis.
+
+    Args: xs: of one shape and dtype. dim: where the new axis is in the result.
+    Returns: Tensor with one axis more, of extent ``len(xs)``.
+    """
+    return _C.concat([unsqueeze(x, dim=dim) for x in xs], dim)
+
+
+def pad(x: Tensor, *, padding: tuple[int, ...] = (), mode: str = "constant", value: float = 0.0) -> Tensor:
+    """``x`` with margins.
+
+    Args:
+        x: any shape.
+        padding: (before, after) of the last axis, then of the one before it, …, as in PyTorch.
+        mode: what margins hold: "constant" ``value``; "reflect" ``x`` mirrored at its edge elements; "replicate" the edge
+            elements; "circular" ``x`` from its other end. The last three pad at most two axes.
+        value: of mode "constant".
+
+    Returns: Tensor; channels-last if ``x`` is.
+    Raises: ValueError for a margin that is negative, or wider than the mode can fill.
+
+    >>> F.pad(lamina.arange(3), padding=(2, 1), mode="reflect").tolist()
+    [2, 1, 0, 1, 2, 1]
+    """
+    return _C.pad(x, padding, mode, value)
+
+
+def tril(x: Tensor, *, diagonal: int = 0) -> Tensor:
+    """y[…, i, j] = x[…, i, j] where j - i ≤ ``diagonal``, else 0.
+
+    Args: x: (…, M, N). diagonal: 0 keeps the main diagonal, -1 begins below it.
+    Returns: Tensor of the same shape.
+    Raises: ValueError for fewer than two axes.
+    """
+    return _C.tril(x, diagonal)
+
+
+def triu(x: Tensor, *, diagonal: int = 0) -> Tensor:
+    """y[…, i, j] = x[…, i, j] where j - i ≥ ``diagonal``, else 0.
+
+    Args: x: (…, M, N). diagonal: 0 keeps the main diagonal, 1 begins above it.
+    Returns: Tensor of the same shape.
+    Raises: ValueError for fewer than two axes.
+    """
+    return _C.triu(x, diagonal)
+
+
+def progression(*, start: float = 0.0, step: float = 1.0, size: int = 0, dtype: Any = _C.float32) -> Tensor:
+    """y[i] = start + i step.
+
+    Args: start, step: computed in float64 and rounded once; in integers for an integer dtype. size: at least 0. dtype: any.
+    Returns: Tensor of shape (size,).
+    Raises: ValueError for a negative size.
+    """
+    return _C.progression(start, step, size, dtype)
+
+
+# --- elements chosen by indices ------------------------------------------------------------------------------------
+
+
+def index_select(x: Tensor, index: Tensor, *, dim: int = 0) -> Tensor:
+    """y[…, j, …] = x[…, index[j], …]: the slices of ``x`` along an axis that ``index`` names.
+
+    Args:
+        x: any shape.
+        index: int64 or int32 in [0, x.shape[dim]), any shape, whose axes take the place of ``dim``.
+        dim: the axis.
+
+    Returns: Tensor.
+    Raises: ValueError for an index out of range (inside a recording it is clamped); TypeError for other dtypes.
+    Note: the gradient adds up, in the order of ``index``: the same bits in every run.
+    """
+    return _C.index_select(x, index, dim)
+
+
+def gather(x: Tensor, index: Tensor, *, dim: int = 0) -> Tensor:
+    """y[i, j, k] = x[index[i, j, k], j, k] for ``dim`` 0, and likewise for other axes.
+
+    Args:
+        x: any shape.
+        index: int64 or int32 in [0, x.shape[dim]), with as many axes as ``x`` and no longer than it off ``dim``.
+        dim: the axis.
+
+    Returns: Tensor of the shape of ``index``.
+    Raises: ValueError for other shapes or an index out of range (inside a recording it is clamped).
+    Note: the gradient adds up, in the order of ``index``: the same bits in every run.
+    """
+    return _C.gather(x, index, dim)
+
+
+def one_hot(index: Tensor, *, num_classes: int = 1, dtype: Any = _C.float32) -> Tensor:
+    """y[…, n] = 1 where n = index[…], else 0.
+
+    Args: index: int64 or int32 in [0, num_classes). num_classes: extent of the new axis. dtype: of the result.
+    Returns: Tensor of the shape of ``index`` with ``num_classes`` behind.
+    Raises: ValueError for an index out of range.
+    """
+    return _C.one_hot(index, num_classes, dtype)
+
+
+# --- random numbers ------------------------------------------------------------------------------------------------
+# `state` is that of a lamina.random.Generator: (2,) int64 {seed, offset}, advanced in place. Results are functions of
+# it and of the index, on any number of threads and at any instruction-set level.
+
+
+def uniform(
+    state: Tensor,
+    *,
+    shape: tuple[int, ...] = (),
+    low: float = 0.0,
+    high: float = 1.0,
+    dtype: Any = _C.float32,
+) -> Tensor:
+    """low + (high - low) u with u uniform in [0, 1): 24 random bits in float32, 8 in bfloat16, 53 in float64.
+
+    Args: state: of a generator. shape: of the result. low, high: the range. dtype: float32, bfloat16 or float64.
+    Returns: Tensor of ``shape``.
+    Raises: ValueError if low > high; TypeError for other dtypes.
+    """
+    return _C.uniform(state, shape, low, high, dtype)
+
+
+def normal(
+    state: Tensor,
+    *,
+    shape: tuple[int, ...] = (),
+    mean: float = 0.0,
+    std: float = 1.0,
+    dtype: Any = _C.float32,
+) -> Tensor:
+    """mean + std z with z normal, by the method of Box and Muller.
+
+    Args: state: of a generator. shape: of the result. mean, std: real numbers. dtype: float32, bfloat16 or float64.
+    Returns: Tensor of ``shape``.
+    Raises: ValueError for a negative ``std``; TypeError for other dtypes.
+    Note: in float32 \\|z\\| < 5.9, as u has 24 bits.
+    """
+    return _C.normal(state, shape, mean, std, dtype)
+
+
+def randint(
+    state: Tensor, *, shape: tuple[int, ...] = (), low: int = 0, high: int = 2, dtype: Any = _C.int64
+) -> Tensor:
+    """Integers from ``low`` up to ``high`` - 1, equally likely to within 2⁻⁶⁴.
+
+    Args: state: of a generator. shape: of the result. low, high: the range. dtype: int64, int32 or uint8.
+    Returns: Tensor of ``shape``.
+    Raises: ValueError for an empty range or one that ``dtype`` does not hold; TypeError for other dtypes.
+    """
+    return _C.randint(state, shape, low, high, dtype)
+
+
+def bernoulli(p: Tensor, state: Tensor) -> Tensor:
+    """1 with probability p, else 0, element by element.
+
+    Args: p: probabilities, float32, bfloat16 or float64; met to within 2⁻²⁴. state: of a generator.
+    Returns: Tensor of the shape and dtype of ``p``.
+    """
+    return _C.bernoulli(p, state)
+
+
+def randperm(state: Tensor, *, n: int = 0) -> Tensor:
+    """The integers 0 … n - 1 in random order.
+
+    Args: state: of a generator. n: at least 0.
+    Returns: Tensor of shape (n,), int64.
+    Raises: ValueError for a negative ``n``.
+    """
+    return _C.randperm(state, n)
+
+
+def dropout(x: Tensor, state: Tensor | None = None, *, p: float = 0.5, training: bool = True) -> Tensor:
+    """y = x m / (1 - p), each m being 0 with probability p and else 1; y = x when not training.
+
+    Args:
+        x: any shape; float32, bfloat16 or float64.
+        state: of a generator; by default of ``lamina.random.default_generator``.
+        p: probability of 0, met to within 2⁻¹⁷.
+        training: False gives ``x``.
+
+    Returns: Tensor of the shape and memory order of ``x``.
+    Raises: ValueError unless 0 ≤ p ≤ 1.
+    Note: for backward 16 bytes are kept, the state; the mask is drawn again.
+    Source: Srivastava et al. 2014, https://jmlr.org/papers/v15/srivastava14a.html
+    """
+    if not training:
+        return x
+    return _C.dropout(x, random.default_generator.state if state is None else state, p, training)[0]
+
+
+def dropout2d(x: Tensor, state: Tensor | None = None, *, p: float = 0.5, training: bool = True) -> Tensor:
+    """Dropout of whole channels: one m for all pixels of a channel of a sample.
+
+    Args: x: (N, C, H, W). state, p, training: as in ``dropout``.
+    Returns: Tensor of the same shape.
+    Source: Tompson et al. 2015, https://arxiv.org/abs/1411.4280
+    """
+    if not training:
+        return x
+    return x * dropout(_C.full((*x.shape[:2], 1, 1), 1.0, x.dtype), state, p=p)
 
 
 # --- convolution -------------------------------------------------------------------------------------------------
