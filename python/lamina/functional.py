@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from lamina import _C, random
+from typing import Any
+
+from lamina import _C
 from lamina._C import Tensor
 
 # --- copies ------------------------------------------------------------------------------------------------------
@@ -428,6 +431,686 @@ def dropout2d(x: Tensor, state: Tensor | None = None, *, p: float = 0.5, trainin
     if not training:
         return x
     return x * dropout(_C.full((*x.shape[:2], 1, 1), 1.0, x.dtype), state, p=p)
+# --- elementwise --------------------------------------------------------------------------------------------
+
+
+def neg(x: Tensor) -> Tensor:
+    """−x.
+
+    Args: x: any shape, any dtype.
+    Returns: Tensor of the same shape and dtype.
+    """
+    return _C.neg(x)
+
+
+def abs(x: Tensor) -> Tensor:
+    """|x|.
+
+    Args: x: any shape, any dtype.
+    Returns: Tensor of the same shape and dtype.
+    Note: The gradient at 0 is 0.
+    """
+    return _C.abs(x)
+
+
+def sign(x: Tensor) -> Tensor:
+    """−1, 0 or 1 as x is negative, zero or positive; NaN where x is NaN.
+
+    Args: x: any shape, any dtype.
+    Returns: Tensor of the same shape and dtype.
+    """
+    return _C.sign(x)
+
+
+def square(x: Tensor) -> Tensor:
+    """x².
+
+    Args: x: any shape, any dtype.
+    Returns: Tensor of the same shape and dtype.
+    """
+    return _C.square(x)
+
+
+def exp(x: Tensor) -> Tensor:
+    """eˣ.
+
+    Args: x: any shape, any floating dtype.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    Note: Error below 1 ULP (unit in the last place).
+    """
+    return _C.exp(x)
+
+
+def expm1(x: Tensor) -> Tensor:
+    """eˣ − 1, exact for small x too.
+
+    Args: x: any shape, any floating dtype.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    Note: Error below 2 ULP.
+    """
+    return _C.expm1(x)
+
+
+def log(x: Tensor) -> Tensor:
+    """The natural logarithm; −inf at 0, NaN below.
+
+    Args: x: any shape, any floating dtype.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    Note: Error below 1 ULP.
+    """
+    return _C.log(x)
+
+
+def log1p(x: Tensor) -> Tensor:
+    """log(1 + x), exact for small x too.
+
+    Args: x: any shape, any floating dtype.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    Note: Error below 2 ULP.
+    """
+    return _C.log1p(x)
+
+
+def sqrt(x: Tensor) -> Tensor:
+    """√x; NaN where x is negative.
+
+    Args: x: any shape, any floating dtype.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    """
+    return _C.sqrt(x)
+
+
+def rsqrt(x: Tensor) -> Tensor:
+    """1 / √x.
+
+    Args: x: any shape, any floating dtype.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    """
+    return _C.rsqrt(x)
+
+
+def reciprocal(x: Tensor) -> Tensor:
+    """1 / x.
+
+    Args: x: any shape, any floating dtype.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    """
+    return _C.reciprocal(x)
+
+
+def sin(x: Tensor) -> Tensor:
+    """sin x, x in radians.
+
+    Args: x: any shape, any floating dtype.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    Note: Error below 3 ULP.
+    """
+    return _C.sin(x)
+
+
+def cos(x: Tensor) -> Tensor:
+    """cos x, x in radians.
+
+    Args: x: any shape, any floating dtype.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    Note: Error below 3 ULP.
+    """
+    return _C.cos(x)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """tanh x = (eˣ − e⁻ˣ) / (eˣ + e⁻ˣ).
+
+    Args: x: any shape, any floating dtype.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    Note: Error below 3 ULP.
+    """
+    return _C.tanh(x)
+
+
+def sigmoid(x: Tensor) -> Tensor:
+    """σ(x) = 1 / (1 + e⁻ˣ).
+
+    Args: x: any shape, any floating dtype.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    Note: Error below 3 ULP, for large negative x too.
+    """
+    return _C.sigmoid(x)
+
+
+def erf(x: Tensor) -> Tensor:
+    """The error function 2/√π ∫₀ˣ exp(−t²) dt.
+
+    Args: x: any shape, any floating dtype.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    Note: Error below 2 ULP.
+    """
+    return _C.erf(x)
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0).
+
+    Args: x: any shape, any floating dtype.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    Note: NaN stays NaN. The gradient at 0 is 0.
+
+    >>> F.relu(lamina.tensor([-1.0, 2.0]))
+    tensor([0., 2.])
+    """
+    return _C.relu(x)
+
+
+def leaky_relu(x: Tensor, *, negative_slope: float = 0.01) -> Tensor:
+    """x where x > 0, else ``negative_slope`` · x.
+
+    Args: x: any shape, any floating dtype. negative_slope: factor for the rest.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    """
+    return _C.leaky_relu(x, negative_slope)
+
+
+def elu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """x where x > 0, else ``alpha`` (eˣ − 1).
+
+    Args: x: any shape, any floating dtype. alpha: the limit at −∞, negated.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    """
+    return _C.elu(x, alpha)
+
+
+def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
+    """x Φ(x) with the normal distribution function Φ(x) = (1 + erf(x / √2)) / 2.
+
+    Args:
+        x: any shape, any floating dtype.
+        approximate: "none", or "tanh" for x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor; ValueError for another approximation.
+    Source: Hendrycks and Gimpel, Gaussian error linear units, https://arxiv.org/abs/1606.08415
+    """
+    return _C.gelu(x, approximate)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x σ(x), also called swish.
+
+    Args: x: any shape, any floating dtype.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    """
+    return _C.silu(x)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + eˣ), a smooth max(x, 0).
+
+    Args: x: any shape, any floating dtype.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    """
+    return _C.softplus(x)
+
+
+def floor(x: Tensor) -> Tensor:
+    """The largest integer that is not above x.
+
+    Args: x: any shape, any floating dtype.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    Note: The gradient is zero, and not recorded.
+    """
+    return _C.floor(x)
+
+
+def ceil(x: Tensor) -> Tensor:
+    """The smallest integer that is not below x.
+
+    Args: x: any shape, any floating dtype.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    Note: The gradient is zero, and not recorded.
+    """
+    return _C.ceil(x)
+
+
+def round(x: Tensor) -> Tensor:
+    """The integer next to x; of two equally near ones, the even one.
+
+    Args: x: any shape, any floating dtype.
+    Returns: Tensor of the same shape and dtype.
+    Raises: TypeError for an integer or bool tensor.
+    Note: The gradient is zero, and not recorded.
+    """
+    return _C.round(x)
+
+
+def clamp(x: Tensor, *, min: float = float("-inf"), max: float = float("inf")) -> Tensor:
+    """x, raised to ``min`` and lowered to ``max`` where it lies beyond.
+
+    Args: x: any shape and dtype. min: lower bound. max: upper bound, which wins where min > max.
+    Returns: Tensor of the same shape and dtype.
+    Note: NaN stays NaN. The gradient passes where min ≤ x ≤ max.
+    """
+    return _C.clamp(x, min, max)
+
+
+def isnan(x: Tensor) -> Tensor:
+    """True where x is NaN.
+
+    Args: x: any shape, any floating dtype.
+    Returns: bool Tensor of the same shape.
+    Raises: TypeError for an integer or bool tensor.
+    """
+    return _C.isnan(x)
+
+
+def logical_not(x: Tensor) -> Tensor:
+    """True where x is 0.
+
+    Args: x: any shape, any dtype.
+    Returns: bool Tensor of the same shape.
+    """
+    return _C.logical_not(x)
+
+
+def add(a: Tensor | float, b: Tensor | float) -> Tensor:
+    """a + b.
+
+    Args: a, b: tensors of shapes that broadcast, any dtype; one may be a number, in the other's dtype.
+    Returns: Tensor of the broadcast shape and the wider dtype.
+    Raises: ValueError if the shapes do not broadcast.
+
+    >>> F.add(lamina.tensor([[1], [2]]), lamina.tensor([10, 20]))
+    tensor([[11, 21],
+            [12, 22]])
+    """
+    return _C.add(a, b)
+
+
+def sub(a: Tensor | float, b: Tensor | float) -> Tensor:
+    """a − b.
+
+    Args: a, b: tensors of shapes that broadcast, any dtype; one may be a number, in the other's dtype.
+    Returns: Tensor of the broadcast shape and the wider dtype.
+    Raises: ValueError if the shapes do not broadcast.
+    """
+    return _C.sub(a, b)
+
+
+def mul(a: Tensor | float, b: Tensor | float) -> Tensor:
+    """a · b.
+
+    Args: a, b: tensors of shapes that broadcast, any dtype; one may be a number, in the other's dtype.
+    Returns: Tensor of the broadcast shape and the wider dtype.
+    Raises: ValueError if the shapes do not broadcast.
+    """
+    return _C.mul(a, b)
+
+
+def div(a: Tensor | float, b: Tensor | float) -> Tensor:
+    """a / b; a division of integers gives float32.
+
+    Args: a, b: tensors of shapes that broadcast, any dtype; one may be a number, in the other's dtype.
+    Returns: Tensor of the broadcast shape and the wider dtype.
+    Raises: ValueError if the shapes do not broadcast.
+    Note: Division by zero gives inf or NaN, without a warning.
+    """
+    return _C.div(a, b)
+
+
+def pow(a: Tensor | float, b: Tensor | float) -> Tensor:
+    """aᵇ; integers give float32.
+
+    Args: a, b: tensors of shapes that broadcast, any dtype; one may be a number, in the other's dtype.
+    Returns: Tensor of the broadcast shape and the wider dtype.
+    Raises: ValueError if the shapes do not broadcast.
+    Note: The gradient for b is 0 where a = 0.
+    """
+    return _C.pow(a, b)
+
+
+def maximum(a: Tensor | float, b: Tensor | float) -> Tensor:
+    """The larger of a and b; NaN where either is NaN.
+
+    Args: a, b: tensors of shapes that broadcast, any dtype; one may be a number, in the other's dtype.
+    Returns: Tensor of the broadcast shape and the wider dtype.
+    Raises: ValueError if the shapes do not broadcast.
+    Note: Where a = b, each gets half of the gradient.
+    """
+    return _C.maximum(a, b)
+
+
+def minimum(a: Tensor | float, b: Tensor | float) -> Tensor:
+    """The smaller of a and b; NaN where either is NaN.
+
+    Args: a, b: tensors of shapes that broadcast, any dtype; one may be a number, in the other's dtype.
+    Returns: Tensor of the broadcast shape and the wider dtype.
+    Raises: ValueError if the shapes do not broadcast.
+    Note: Where a = b, each gets half of the gradient.
+    """
+    return _C.minimum(a, b)
+
+
+def eq(a: Tensor | float, b: Tensor | float) -> Tensor:
+    """True where a = b.
+
+    Args: a, b: tensors of shapes that broadcast, any dtype; one may be a number, in the other's dtype.
+    Returns: bool Tensor of the broadcast shape.
+    Raises: ValueError if the shapes do not broadcast.
+    Note: With NaN, only ``ne`` is true.
+    """
+    return _C.eq(a, b)
+
+
+def ne(a: Tensor | float, b: Tensor | float) -> Tensor:
+    """True where a ≠ b.
+
+    Args: a, b: tensors of shapes that broadcast, any dtype; one may be a number, in the other's dtype.
+    Returns: bool Tensor of the broadcast shape.
+    Raises: ValueError if the shapes do not broadcast.
+    Note: With NaN, this is true.
+    """
+    return _C.ne(a, b)
+
+
+def lt(a: Tensor | float, b: Tensor | float) -> Tensor:
+    """True where a < b.
+
+    Args: a, b: tensors of shapes that broadcast, any dtype; one may be a number, in the other's dtype.
+    Returns: bool Tensor of the broadcast shape.
+    Raises: ValueError if the shapes do not broadcast.
+    Note: With NaN, only ``ne`` is true.
+    """
+    return _C.lt(a, b)
+
+
+def le(a: Tensor | float, b: Tensor | float) -> Tensor:
+    """True where a ≤ b.
+
+    Args: a, b: tensors of shapes that broadcast, any dtype; one may be a number, in the other's dtype.
+    Returns: bool Tensor of the broadcast shape.
+    Raises: ValueError if the shapes do not broadcast.
+    Note: With NaN, only ``ne`` is true.
+    """
+    return _C.le(a, b)
+
+
+def gt(a: Tensor | float, b: Tensor | float) -> Tensor:
+    """True where a > b.
+
+    Args: a, b: tensors of shapes that broadcast, any dtype; one may be a number, in the other's dtype.
+    Returns: bool Tensor of the broadcast shape.
+    Raises: ValueError if the shapes do not broadcast.
+    Note: With NaN, only ``ne`` is true.
+    """
+    return _C.gt(a, b)
+
+
+def ge(a: Tensor | float, b: Tensor | float) -> Tensor:
+    """True where a ≥ b.
+
+    Args: a, b: tensors of shapes that broadcast, any dtype; one may be a number, in the other's dtype.
+    Returns: bool Tensor of the broadcast shape.
+    Raises: ValueError if the shapes do not broadcast.
+    Note: With NaN, only ``ne`` is true.
+    """
+    return _C.ge(a, b)
+
+
+def logical_and(a: Tensor | float, b: Tensor | float) -> Tensor:
+    """True where both a and b are not 0.
+
+    Args: a, b: tensors of shapes that broadcast, any dtype; one may be a number, in the other's dtype.
+    Returns: bool Tensor of the broadcast shape.
+    Raises: ValueError if the shapes do not broadcast.
+    """
+    return _C.logical_and(a, b)
+
+
+def logical_or(a: Tensor | float, b: Tensor | float) -> Tensor:
+    """True where a or b is not 0.
+
+    Args: a, b: tensors of shapes that broadcast, any dtype; one may be a number, in the other's dtype.
+    Returns: bool Tensor of the broadcast shape.
+    Raises: ValueError if the shapes do not broadcast.
+    """
+    return _C.logical_or(a, b)
+
+
+def logical_xor(a: Tensor | float, b: Tensor | float) -> Tensor:
+    """True where exactly one of a and b is not 0.
+
+    Args: a, b: tensors of shapes that broadcast, any dtype; one may be a number, in the other's dtype.
+    Returns: bool Tensor of the broadcast shape.
+    Raises: ValueError if the shapes do not broadcast.
+    """
+    return _C.logical_xor(a, b)
+
+
+def where(condition: Tensor, a: Tensor | float, b: Tensor | float) -> Tensor:
+    """a where ``condition`` is not 0, else b.
+
+    Args:
+        condition: any dtype, mostly bool.
+        a, b: tensors of shapes that broadcast with it, any dtype; one of them may be a number.
+    Returns: Tensor of the broadcast shape and the wider dtype of a and b.
+    Raises: ValueError if the shapes do not broadcast.
+    """
+    return _C.where(condition, a, b)
+
+
+def cast(x: Tensor, *, dtype: Any = _C.float32) -> Tensor:
+    """x in another dtype.
+
+    Args: x: any shape and dtype. dtype: a Lamina or NumPy dtype, or its name.
+    Returns: Tensor of the same shape; always a copy.
+    Note: To a floating dtype, to nearest even; to an integer, towards zero; to bool, x ≠ 0.
+
+    >>> F.cast(lamina.tensor([0.5, -1.5]), dtype="int32").tolist()
+    [0, -1]
+    """
+    return _C.cast(x, dtype)
+
+
+# --- reductions ---------------------------------------------------------------------------------------------
+
+
+def sum(x: Tensor, *, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Tensor:
+    """Σ x over the axes ``dim``.
+
+    Args:
+        x: any shape, any dtype.
+        dim: axis or axes to reduce; None for all.
+        keepdim: True keeps the reduced axes, with extent 1.
+    Returns: Tensor of the dtype of x, int64 for integers and bool.
+    Raises: ValueError for an axis that x does not have, or named twice.
+    Note: Adds up pairwise in float32 at least, in the same order for any number of threads.
+
+    >>> F.sum(lamina.tensor([[1.0, 2.0], [3.0, 4.0]]), dim=0)
+    tensor([4., 6.])
+    """
+    return _C.sum(x, dim, keepdim)
+
+
+def mean(x: Tensor, *, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Tensor:
+    """The mean of x over the axes ``dim``.
+
+    Args:
+        x: any shape, any floating dtype.
+        dim: axis or axes to reduce; None for all.
+        keepdim: True keeps the reduced axes, with extent 1.
+    Returns: Tensor without the axes ``dim``, or with extent 1 there if ``keepdim``.
+    Raises: ValueError for an axis that x does not have, or named twice.
+    Note: Adds up as ``sum`` does; NaN for no elements.
+    """
+    return _C.mean(x, dim, keepdim)
+
+
+def prod(x: Tensor, *, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Tensor:
+    """∏ x over the axes ``dim``.
+
+    Args:
+        x: any shape, any dtype.
+        dim: axis or axes to reduce; None for all.
+        keepdim: True keeps the reduced axes, with extent 1.
+    Returns: Tensor of the dtype of x, int64 for integers and bool.
+    Raises: ValueError for an axis that x does not have, or named twice.
+    Note: The gradient is right for zeros too.
+    """
+    return _C.prod(x, dim, keepdim)
+
+
+def max(x: Tensor, *, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Tensor:
+    """The largest element along the axes ``dim``; NaN if there is one.
+
+    Args:
+        x: any shape, any dtype.
+        dim: axis or axes to reduce; None for all.
+        keepdim: True keeps the reduced axes, with extent 1.
+    Returns: Tensor without the axes ``dim``, or with extent 1 there if ``keepdim``.
+    Raises: ValueError for an axis that x does not have, or named twice.
+    Note: Along one axis the gradient goes to the first largest element, as in PyTorch's ``max(dim)``; over
+        several axes, or all, the largest elements share it equally, as in ``amax``.
+    """
+    return _C.max(x, dim, keepdim)
+
+
+def min(x: Tensor, *, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Tensor:
+    """The smallest element along the axes ``dim``; NaN if there is one.
+
+    Args:
+        x: any shape, any dtype.
+        dim: axis or axes to reduce; None for all.
+        keepdim: True keeps the reduced axes, with extent 1.
+    Returns: Tensor without the axes ``dim``, or with extent 1 there if ``keepdim``.
+    Raises: ValueError for an axis that x does not have, or named twice.
+    Note: Along one axis the gradient goes to the first smallest element, as in PyTorch's ``min(dim)``; over
+        several axes, or all, the smallest elements share it equally, as in ``amin``.
+    """
+    return _C.min(x, dim, keepdim)
+
+
+def any(x: Tensor, *, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Tensor:
+    """True where some element along ``dim`` is not 0.
+
+    Args:
+        x: any shape, any dtype.
+        dim: axis or axes to reduce; None for all.
+        keepdim: True keeps the reduced axes, with extent 1.
+    Returns: bool Tensor.
+    Raises: ValueError for an axis that x does not have, or named twice.
+    """
+    return _C.any(x, dim, keepdim)
+
+
+def all(x: Tensor, *, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Tensor:
+    """True where no element along ``dim`` is 0.
+
+    Args:
+        x: any shape, any dtype.
+        dim: axis or axes to reduce; None for all.
+        keepdim: True keeps the reduced axes, with extent 1.
+    Returns: bool Tensor.
+    Raises: ValueError for an axis that x does not have, or named twice.
+    """
+    return _C.all(x, dim, keepdim)
+
+
+def var(
+    x: Tensor, *, dim: int | tuple[int, ...] | None = None, correction: int = 1, keepdim: bool = False
+) -> Tensor:
+    """Σ (x − mean)² / (n − ``correction``) over the n elements along ``dim``.
+
+    Args:
+        x: any shape, any floating dtype.
+        dim: axis or axes to reduce; None for all.
+        correction: 1 for the unbiased estimate from a sample, 0 for the variance of x itself.
+        keepdim: True keeps the reduced axes, with extent 1.
+    Returns: Tensor without the axes ``dim``, or with extent 1 there if ``keepdim``.
+    Raises: ValueError for an axis that x does not have, or named twice.
+    Note: Two passes: mean, then squares of deviations.
+    """
+    return _C.var(x, dim, correction, keepdim)
+
+
+def norm(x: Tensor, *, dim: int | tuple[int, ...] | None = None, keepdim: bool = False) -> Tensor:
+    """√Σ x², the Euclidean norm over the axes ``dim``.
+
+    Args:
+        x: any shape, any floating dtype.
+        dim: axis or axes to reduce; None for all.
+        keepdim: True keeps the reduced axes, with extent 1.
+    Returns: Tensor without the axes ``dim``, or with extent 1 there if ``keepdim``.
+    Raises: ValueError for an axis that x does not have, or named twice.
+    Note: The gradient where the norm is 0 is 0.
+    """
+    return _C.norm(x, dim, keepdim)
+
+
+def argmax(x: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """The index of the first largest element along ``dim``; of the first NaN, if there is one.
+
+    Args:
+        x: any shape and dtype.
+        dim: the axis; None for the index into the flattened x.
+        keepdim: True keeps the reduced axes, with extent 1.
+    Returns: int64 Tensor.
+    Raises: ValueError for an axis that x does not have, or without elements.
+    """
+    return _C.argmax(x, dim, keepdim)
+
+
+def argmin(x: Tensor, *, dim: int | None = None, keepdim: bool = False) -> Tensor:
+    """The index of the first smallest element along ``dim``; of the first NaN, if there is one.
+
+    Args:
+        x: any shape and dtype.
+        dim: the axis; None for the index into the flattened x.
+        keepdim: True keeps the reduced axes, with extent 1.
+    Returns: int64 Tensor.
+    Raises: ValueError for an axis that x does not have, or without elements.
+    """
+    return _C.argmin(x, dim, keepdim)
+
+
+def cumsum(x: Tensor, *, dim: int = 0, reverse: bool = False) -> Tensor:
+    """Running sums along ``dim``: y[i] = x[0] + … + x[i].
+
+    Args:
+        x: at least one axis, any dtype.
+        dim: the axis.
+        reverse: True sums from the end, y[i] = x[i] + … + x[n − 1].
+    Returns: Tensor of the same shape; of the dtype of x, int64 for integers and bool.
+    Raises: ValueError for an axis that x does not have.
+    Note: Adds up in float64.
+    """
+    return _C.cumsum(x, dim, reverse)
+
+
+def sum_to(x: Tensor, *, shape: tuple[int, ...] = ()) -> Tensor:
+    """Sums over the axes along which ``shape`` broadcasts to that of x: the adjoint of broadcasting.
+
+    Args: x: any shape and dtype. shape: a shape that broadcasts to that of x.
+    Returns: Tensor of ``shape``; of the dtype of x, int64 for integers and bool.
+    Raises: ValueError if ``shape`` does not broadcast to that of x.
+    """
+    return _C.sum_to(x, shape)
 
 
 # --- convolution -------------------------------------------------------------------------------------------------
@@ -500,7 +1183,9 @@ def conv2d(
         >>> F.conv2d(x, w, padding="same").shape
         (1, 16, 8, 8)
     """
-    borders = _named_padding(padding, weight, stride, dilation) if isinstance(padding, str) else _borders(padding)
+    borders = (
+        _named_padding(padding, weight, stride, dilation) if isinstance(padding, str) else _borders(padding)
+    )
     return _C.conv2d(x, weight, bias, stride, borders, dilation, groups)
 
 
@@ -541,6 +1226,4 @@ def conv_transpose2d(
         >>> F.conv_transpose2d(x, w, stride=2).shape
         (1, 3, 8, 8)
     """
-    return _C.conv_transpose2d(
-        x, weight, bias, stride, _borders(padding), output_padding, dilation, groups
-    )
+    return _C.conv_transpose2d(x, weight, bias, stride, _borders(padding), output_padding, dilation, groups)

@@ -49,7 +49,7 @@ struct ArgReduceArgs {
 };
 
 struct CumsumArgs {
-  View x, y;  // of one shape
+  View x, y;  // of one shape; y int64 where x is an integer or bool
   int axis;
   bool is_reverse;  // sums from the end
 };

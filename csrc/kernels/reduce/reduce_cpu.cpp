@@ -590,6 +590,7 @@ void arg_reduce(const ArgReduceArgs& args) {
 template <class T>
 void cumsum_typed(const CumsumArgs& args) {
   using Wide = std::conditional_t<is_floating(dtype_of<T>), double, int64_t>;
+  using Result = std::conditional_t<is_floating(dtype_of<T>), T, int64_t>;
   const View &x = args.x, &y = args.y;
   const int64_t n = x.shape[args.axis], x_stride = x.strides[args.axis], y_stride = y.strides[args.axis];
   Axes kept;
@@ -600,12 +601,12 @@ void cumsum_typed(const CumsumArgs& args) {
     Odometer at(kept, kept.n, begin);
     for (int64_t k = begin; k < end; ++k, at.advance()) {
       const T* from = x.as<T>() + at.x;
-      T* to = y.as<T>() + at.y;
+      Result* to = y.as<Result>() + at.y;
       Wide sum = 0;
       for (int64_t j = 0; j < n; ++j) {
         const int64_t i = args.is_reverse ? n - 1 - j : j;
         sum += Wide(widen(from[i * x_stride]));
-        to[i * y_stride] = converted<T>(sum);
+        to[i * y_stride] = converted<Result>(sum);
       }
     }
   });
