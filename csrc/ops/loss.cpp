@@ -21,7 +21,7 @@ void check_floating(const Array& x, std::string_view op) {
 
 Dtype compute_dtype(Dtype t) { return t == Dtype::float64 ? Dtype::float64 : Dtype::float32; }
 
-// --- losses over classes -------------------------------------------------------------------------------------------
+// --- losses over classes -----------------------------------------------------------------------------------
 
 // The class axis of (N, C, d1, ...) and (C,).
 Axis class_axis(const Array& x) { return seen_along(x.view(), x.ndim() == 1 ? 0 : 1); }
@@ -218,7 +218,7 @@ const Register nll_loss_backward_op{{
         },
 }};
 
-// --- losses of elements --------------------------------------------------------------------------------------------
+// --- losses of elements ------------------------------------------------------------------------------------
 
 constexpr const char* pointwise_names[] = {"mse_loss", "l1_loss", "binary_cross_entropy_with_logits"};
 

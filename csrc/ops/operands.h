@@ -26,7 +26,8 @@ inline Array in_order(Stream& stream, const Array& x, const View& order) {
   return copy;
 }
 
-// x seen as having `shape`: axes are added in front and repeated with stride 0. False where that is impossible.
+// x seen as having `shape`: axes are added in front and repeated, with stride 0. False where that is
+// impossible.
 inline bool broadcast(const View& x, const Shape& shape, View* seen) {
   *seen = View{.data = x.data, .dtype = x.dtype, .ndim = shape.ndim};
   for (int i = 0; i < shape.ndim; ++i) {

@@ -1,4 +1,5 @@
-// Optimizer steps over all tensors of a model in one call: adam_, sgd_, and gradient norms: clip_grad_norm_, clip_factor.
+// Optimizer steps over all tensors of a model in one call (adam_, sgd_) and gradient norms (clip_grad_norm_,
+// clip_factor).
 #include "kernels/optim/optim.h"
 #include "ops/operands.h"
 
@@ -184,7 +185,7 @@ const Register sgd_op{{
         },
 }};
 
-// --- gradient norms ------------------------------------------------------------------------------------------------
+// --- gradient norms ----------------------------------------------------------------------------------------
 
 void infer_norm(const Inputs& in, const Attrs& attrs, Inference& out, std::string_view op) {
   const double order = attrs.real("norm_type");

@@ -1,5 +1,4 @@
-// Loops over vectors with a shorter last one: the body is written once and compiled for full vectors and for
-// the rest.
+// Loops over vectors: the body is written once and compiled for full vectors and for the shorter last one.
 //
 //   for_vectors<V>(n, [&](int64_t i, auto lanes) { lanes.store(y + i, exp(lanes.load(x + i))); });
 #pragma once

@@ -13,6 +13,7 @@ from typing import Any
 
 from lamina import _C, random
 from typing import Any
+from collections.abc import Sequence
 
 from lamina import _C
 from lamina._C import Tensor
@@ -1227,3 +1228,278 @@ def conv_transpose2d(
         (1, 3, 8, 8)
     """
     return _C.conv_transpose2d(x, weight, bias, stride, _borders(padding), output_padding, dilation, groups)
+# --- softmax ------------------------------------------------------------------------------------------------
+
+
+def softmax(x: Tensor, *, dim: int = -1) -> Tensor:
+    """y = exp(x − max x) / Σ exp(x − max x) along ``dim``.
+
+    Args:
+        x: any shape; float32, bfloat16 or float64.
+        dim: axis of the sum.
+
+    Returns: Tensor of the shape of ``x``; channels-last where ``x`` is and ``dim`` is 1.
+
+    Raises: ValueError for an axis that x does not have; TypeError for other dtypes.
+
+    Note: sums in float32 (float64 for float64), in an order that depends on the shape only. Backward keeps y.
+    A row of nothing but −inf is NaN.
+
+    Source: online form of long rows: https://arxiv.org/abs/1805.02867
+
+    >>> F.softmax(lamina.tensor([0.0, 0.0]))
+    tensor([0.5, 0.5])
+    """
+    return _C.softmax(x, dim)
+
+
+def log_softmax(x: Tensor, *, dim: int = -1) -> Tensor:
+    """y = (x − max x) − log Σ exp(x − max x) along ``dim``.
+
+    Args:
+        x: any shape; float32, bfloat16 or float64.
+        dim: axis of the sum.
+
+    Returns: Tensor of the shape of ``x``; channels-last where ``x`` is and ``dim`` is 1.
+
+    Raises: ValueError for an axis that x does not have; TypeError for other dtypes.
+
+    Note: as for ``softmax``; to train on its result, ``cross_entropy`` needs a third of the memory traffic.
+    """
+    return _C.log_softmax(x, dim)
+
+
+# --- losses -------------------------------------------------------------------------------------------------
+
+
+def cross_entropy(
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+    reduction: str = "mean",
+) -> Tensor:
+    """−(1 − ε) w[t] log p[t] − ε/C Σ_c w[c] log p[c], where p = softmax(x) over the classes and t = target.
+
+    For probabilities q as target: −Σ_c w[c] q'[c] log p[c] with q' = (1 − ε) q + ε/C.
+
+    Args:
+        x: (N, C), (N, C, d1, ...) or (C,) logits; float32, bfloat16 or float64.
+        target: class indices, int64 or int32, of the shape of ``x`` without C; or probabilities of the shape
+            and dtype of ``x``.
+        weight: (C,) weight w of each class, in the dtype of ``x``.
+        ignore_index: a label that costs nothing and counts nothing.
+        label_smoothing: ε in [0, 1].
+        reduction: "none", "sum", or "mean": the sum over Σ w[t] of the labels not ignored (over N d1 ... for
+            probabilities); NaN if there are none.
+
+    Returns: Tensor of no axes, or of the shape of the labels for "none"; in the dtype of ``x``.
+
+    Raises: ValueError for shapes, a label outside [0, C), label_smoothing or reduction; TypeError for dtypes.
+        In a replayed program a bad label gives NaN.
+
+    Note: log p is never stored: backward computes it again from two numbers per position and gives the
+        gradient in one pass. Logits and probabilities have gradients, weights have none.
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.cross_entropy.html
+
+    >>> F.cross_entropy(lamina.tensor([[0.0, 0.0], [0.0, 0.0]]), lamina.tensor([0, 1]))
+    tensor(0.6931)
+    """
+    return _C.cross_entropy(x, target, weight, ignore_index, label_smoothing, reduction)[0]
+
+
+def nll_loss(
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    *,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+) -> Tensor:
+    """−w[t] x[t]: the negative log likelihood of labels t under given log-probabilities x.
+
+    Args:
+        x: (N, C), (N, C, d1, ...) or (C,) log-probabilities; float32, bfloat16 or float64.
+        target: class indices, int64 or int32, of the shape of ``x`` without C.
+        weight: (C,) weight w of each class, in the dtype of ``x``.
+        ignore_index: a label that costs nothing and counts nothing.
+        reduction: "none", "sum", or "mean": the sum over Σ w[t] of the labels not ignored.
+
+    Returns: Tensor of no axes, or of the shape of ``target`` for "none"; in the dtype of ``x``.
+
+    Raises: ValueError for shapes, a label outside [0, C) or reduction; TypeError for dtypes.
+
+    Source: https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.nll_loss.html
+    """
+    return _C.nll_loss(x, target, weight, ignore_index, reduction)[0]
+
+
+def mse_loss(x: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
+    """(x − target)².
+
+    Args:
+        x: any shape; float32, bfloat16 or float64.
+        target: of the shape and dtype of ``x``: shapes are not broadcast, which in a loss is mostly a
+            mistake.
+        reduction: "none", "sum", or "mean" over all elements.
+
+    Returns: Tensor of no axes, or of the shape of ``x`` for "none".
+
+    Raises: ValueError for unequal shapes or reduction; TypeError for dtypes.
+
+    >>> F.mse_loss(lamina.tensor([1.0, 2.0]), lamina.tensor([1.0, 4.0]))
+    tensor(2.)
+    """
+    return _C.mse_loss(x, target, reduction)
+
+
+def l1_loss(x: Tensor, target: Tensor, *, reduction: str = "mean") -> Tensor:
+    """|x − target|.
+
+    Args:
+        x: any shape; float32, bfloat16 or float64.
+        target: of the shape and dtype of ``x``.
+        reduction: "none", "sum", or "mean" over all elements.
+
+    Returns: Tensor of no axes, or of the shape of ``x`` for "none".
+
+    Raises: ValueError for unequal shapes or reduction; TypeError for dtypes.
+
+    Note: the derivative where x = target is 0.
+    """
+    return _C.l1_loss(x, target, reduction)
+
+
+def binary_cross_entropy_with_logits(
+    x: Tensor,
+    target: Tensor,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    *,
+    reduction: str = "mean",
+) -> Tensor:
+    """−w (u t log σ(x) + (1 − t) log(1 − σ(x))), with t = target and σ the sigmoid; it never overflows.
+
+    Args:
+        x: any shape; float32, bfloat16 or float64.
+        target: of the shape and dtype of ``x``, values in [0, 1].
+        weight: w, of a shape that broadcasts to that of ``x``, in its dtype.
+        pos_weight: u, of a shape that broadcasts to that of ``x``, in its dtype; above 1 it favours recall.
+        reduction: "none", "sum", or "mean" over all elements.
+
+    Returns: Tensor of no axes, or of the shape of ``x`` for "none".
+
+    Raises: ValueError for shapes or reduction; TypeError for dtypes.
+
+    Note: x and target have gradients, the weights have none.
+
+    >>> F.binary_cross_entropy_with_logits(lamina.tensor([0.0]), lamina.tensor([1.0]))
+    tensor(0.6931)
+    """
+    return _C.binary_cross_entropy_with_logits(x, target, weight, pos_weight, reduction)
+
+
+# --- optimizer steps and gradient norms: what lamina.optim and lamina.nn.utils are made of ------------------
+
+
+def adam_(
+    lr: Tensor,
+    scale: Tensor | None,
+    tensors: Sequence[Tensor],
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decoupled: bool = False,
+    amsgrad: bool = False,
+    maximize: bool = False,
+) -> None:
+    """One step of Adam (AdamW if ``decoupled``) for any number of tensors of any sizes and dtypes, in place.
+
+        g = ±scale · grad + wd · p  (coupled)     or  p *= 1 − lr · wd  (decoupled)
+        m = b1 m + (1 − b1) g,  v = b2 v + (1 − b2) g²,  p −= lr / (1 − b1^t) · m / (sqrt(v) / sqrt(1 − b2^t)
+        + eps)
+
+    Args:
+        lr: one element, float32 or float64.
+        scale: one element that multiplies every gradient, or None for 1.
+        tensors: n parameters, then their n gradients, n first moments, n second moments and n step counts
+            (int64, one element), and with ``amsgrad`` n maxima of the second moments. Moments are float32
+            (float64 for float64 parameters) and lie in memory as their parameters.
+        beta1, beta2, eps, weight_decay, amsgrad, maximize: as in ``torch.optim.Adam``.
+
+    Raises: ValueError for shapes, strides or hyperparameters; TypeError for dtypes. Nothing is written then.
+
+    Source: https://arxiv.org/abs/1412.6980, https://arxiv.org/abs/1711.05101
+    """
+    _C.adam_(lr, scale, tensors, beta1, beta2, eps, weight_decay, decoupled, amsgrad, maximize)
+
+
+def sgd_(
+    lr: Tensor,
+    scale: Tensor | None,
+    tensors: Sequence[Tensor],
+    *,
+    momentum: float = 0.0,
+    dampening: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+    maximize: bool = False,
+) -> None:
+    """One step of gradient descent for any number of tensors of any sizes and dtypes, in place.
+
+        g = ±scale · grad + wd · p,  b = momentum b + (1 − dampening) g  (g at the first step),
+        p −= lr · b,  or  p −= lr (g + momentum b)  (nesterov)
+
+    Args:
+        lr: one element, float32 or float64.
+        scale: one element that multiplies every gradient, or None for 1.
+        tensors: n parameters, then their n gradients, and with momentum n buffers b and n step counts (int64,
+            one element). Buffers are float32 (float64 for float64 parameters) and lie in memory as their
+            parameters.
+        momentum, dampening, weight_decay, nesterov, maximize: as in ``torch.optim.SGD``.
+
+    Raises: ValueError for shapes, strides or hyperparameters; TypeError for dtypes. Nothing is written then.
+    """
+    _C.sgd_(lr, scale, tensors, momentum, dampening, weight_decay, nesterov, maximize)
+
+
+def clip_grad_norm_(
+    grads: Sequence[Tensor], *, max_norm: float = 1.0, norm_type: float = 2.0
+) -> tuple[Tensor, Tensor]:
+    """Multiplies all gradients by min(1, max_norm / (norm + 1e-6)), norm being that of all their elements.
+
+    Args:
+        grads: any number of tensors; float32, bfloat16 or float64.
+        max_norm: largest norm that stays as it is.
+        norm_type: 1, 2 or inf.
+
+    Returns: the norm before, and the factor; each of no axes, float32 (float64 if a gradient is).
+
+    Raises: ValueError for norm_type; TypeError for dtypes.
+
+    Note: summed in float32 within 16384 elements and in float64 beyond, in an order that depends on the
+        shapes only.
+    """
+    return _C.clip_grad_norm_(grads, max_norm, norm_type)
+
+
+def clip_factor(
+    grads: Sequence[Tensor], *, max_norm: float = 1.0, norm_type: float = 2.0
+) -> tuple[Tensor, Tensor]:
+    """The norm and the factor of ``clip_grad_norm_``, without touching the gradients.
+
+    Given to an optimizer as ``step(scale=factor)``, clipping costs no pass over memory of its own.
+
+    Args:
+        grads: any number of tensors; float32, bfloat16 or float64.
+        max_norm: largest norm that stays as it is.
+        norm_type: 1, 2 or inf.
+
+    Returns: the norm, and the factor; each of no axes, float32 (float64 if a gradient is).
+    """
+    return _C.clip_factor(grads, max_norm, norm_type)

@@ -1,22 +1,25 @@
-// Cross entropy from logits, fused with log_softmax, and the negative log likelihood of given
+// Cross entropy from logits, fused with log_softmax; and the negative log likelihood of given
 // log-probabilities.
 //
-//   log p[c] = (x[c] - s) - log sum_k exp(x[k] - s),   s = max x           for each of the N positions
-//   class index t:     loss = -(1 - e) w[t] log p[t] - e/C sum_c w[c] log p[c];    0 where t = ignore_index
+//   log p[c] = (x[c] - s) - log sum_k exp(x[k] - s),   s = max x            for each of the N positions
+//   class index t:     loss = -(1 - e) w[t] log p[t] - e/C sum_c w[c] log p[c];   0 where t = ignore_index
 //   probabilities q:   loss = -sum_c w[c] q'[c] log p[c],   q' = (1 - e) q + e/C
 //   nll:               loss = -w[t] x[t]
 // mean: sum of losses / sum of w[t] over the positions not ignored (for probabilities / N), as in PyTorch.
 //
 // logits (O, C, I), dense: O positions before the class axis, I after it in memory (I = 1 also for the
 // channels of a channels-last image). target, loss: (O, I); probabilities: as logits; w: (C,), 1 if absent;
-// e: label_smoothing. Backward. d log p[k] / dx[c] = 1[k = c] - p[c], hence with g = dloss, over the divisor
-// of the mean,
+// e: label_smoothing.
+//
+// Backward. d log p[k] / dx[c] = 1[k = c] - p[c], hence with g = dloss, over the divisor of the mean,
 //   class index:    dx[c] = g (p[c] ((1 - e) w[t] + e/C sum_k w[k]) - e/C w[c] - 1[c = t] (1 - e) w[t])
 //   probabilities:  dx[c] = g (p[c] sum_k w[k] q'[k] - w[c] q'[c])      dq[c] = -g (1 - e) w[c] log p[c]
-// Forward keeps s and log sum exp of every position, apart, because p from their sum would lose the digits
-// that large logits take; backward is one pass that computes p again, so no (O, C, I) array is ever kept.
+// Forward keeps s and log sum exp(x - s) of every position, apart: p from their sum would lose the digits
+// that large logits take. Backward is one pass that computes p again, so no array of the size of the logits
+// is kept.
 //
-// Traffic: 4 bytes per float logit forward, 8 backward, one exp each: a log_softmax of its own would add 16.
+// Traffic: 4 bytes per float logit forward, 8 backward, one exp each; log_softmax as an op of its own would
+// add 16.
 // A label outside [0, C) that is not ignore_index gives NaN and is never used as an address: in a replayed
 // program no one can refuse it any more.
 #pragma once

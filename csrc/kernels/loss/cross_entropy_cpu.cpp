@@ -76,8 +76,8 @@ LAMINA_INLINE Compute<T> dloss_at(const ClassLoss& to, const View& dloss, const 
   return to.reduction == Reduction::mean ? g / *total.as<S>() : g;
 }
 
-// Runs rows(begin, end, sums) for ranges of rows where I = 1, else tile(o, i, n, sums) for the n columns from
-// i on. The sums of chunk k go to partial[2 k], unless it is null.
+// Runs rows(begin, end, sums) for ranges of rows where I = 1, else tile(o, i, n, sums) for n columns from i on.
+// The sums of chunk k go to partial[2 k], unless it is null.
 template <class Rows, class Tile>
 LAMINA_INLINE void for_items(const ClassLoss& to, double* partial, const Rows& rows, const Tile& tile) {
   const ClassLossTasks tasks = class_loss_tasks(to.O, to.C, to.I);

@@ -4,10 +4,10 @@
 //   l1:   |x - t|                                     dx = sign(x - t)          dt = -dx
 //   bce:  w ((1 - t) x + h softplus(-x)),   h = 1 + (u - 1) t,   w: weight, u: pos_weight
 //         dx = w ((1 - t) - h sigmoid(-x))            dt = w ((u - 1) softplus(-x) - x)
-// The bce form is -w (u t log sigmoid(x) + (1 - t) log(1 - sigmoid(x))) without overflow and without
-// cancellation. All operands are dense with n elements in the same order; gradients are times dloss, over n
-// for the mean. 8 bytes of traffic per float forward, 12 backward: bound by memory, but bce by arithmetic
-// (some 40 cycles per vector).
+// The bce form is -w (u t log sigmoid(x) + (1 - t) log(1 - sigmoid(x))) without overflow.
+//
+// All operands are dense with n elements in the same order; gradients are times dloss, over n for the mean.
+// 8 bytes of traffic per float forward, 12 backward: bound by memory, but bce by its 40 cycles per vector.
 #pragma once
 
 #include "base/isa.h"

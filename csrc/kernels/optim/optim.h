@@ -1,25 +1,25 @@
 // Optimizer steps and gradient norms over all tensors of a model in one call.
 //
-// Adam (Kingma and Ba, arXiv:1412.6980) and AdamW (Loshchilov and Hutter, arXiv:1711.05101), per element at
-// step t:
-//   g = ±scale · grad                    minus to maximise; scale is a device scalar (loss scaling, clipping)
-//   or 1 g += wd · p  (Adam)    or    p *= 1 - lr · wd  (AdamW) m = b1 · m + (1 - b1) · g            v = b2 ·
-//   v + (1 - b2) · g²            vmax = max(vmax, v)   (amsgrad) p -= lr / (1 - b1^t) · m / (sqrt(v or vmax)
-//   / sqrt(1 - b2^t) + eps)
-// SGD:  g += wd · p;  buf = mu · buf + (1 - dampening) · g, but g at t = 1;  g = buf, or g + mu · buf
-// (Nesterov);  p -= lr · g Gradient norm:  |g| over all elements of all tensors, order 2, 1 or inf, and clip
-// = min(1, max_norm / (|g| + 1e-6)).
+// Adam (Kingma, Ba, arXiv:1412.6980), AdamW (Loshchilov, Hutter, arXiv:1711.05101), per element and step t:
+//   g = ±scale · grad                 minus to maximise; scale: a scalar in device memory
+//   g += wd · p  (Adam)    or    p *= 1 - lr · wd  (AdamW)
+//   m = b1 · m + (1 - b1) · g         v = b2 · v + (1 - b2) · g²         vmax = max(vmax, v)  (amsgrad)
+//   p -= lr / (1 - b1^t) · m / (sqrt(v or vmax) / sqrt(1 - b2^t) + eps)
+// SGD:
+//   g = ±scale · grad + wd · p        buf = mu · buf + (1 - dampening) · g, but g at t = 1
+//   p -= lr · buf    or    p -= lr · (g + mu · buf)  (Nesterov)
+// Gradient norm: |g| over all elements of all tensors, order 2, 1 or inf; clip = min(1, max_norm / (|g| + 1e-6)).
 //
-// Everything that changes between steps is device memory: lr, scale, and of every tensor its step count,
+// Everything that changes between steps is device memory: lr, scale, and the step count of every tensor,
 // which the kernel increments; so a recorded call stays right. State is float32 (float64 for float64
 // parameters) also where parameters are bfloat16, and arithmetic is that of the state.
 //
 // Traffic per float parameter: 28 bytes for Adam (p, m, v read and written, grad read), 20 for SGD with
-// momentum; 4 for a norm. Arithmetic (one sqrt and one division, about 12 cycles per vector) hides behind it:
-// bound by memory. Plan: the tensors are seen as one sequence of elements, cut every `chunk_elements`
-// regardless of where tensors end, so a thousand small tensors cost as little as one large one, and chunks
-// depend on shapes only. The norm is summed in float within a piece of a chunk, in double beyond, in the
-// order of the chunks.
+// momentum, 4 for a norm. Arithmetic (a root and a division, about 12 cycles per vector) hides behind it:
+// bound by memory.
+// Plan: the tensors are seen as one sequence of elements, cut every `optim_chunk_elements` wherever tensors
+// end, so a thousand small tensors cost as little as one large one, and chunks depend on shapes only. A norm
+// is summed in float within a piece of a chunk and in double beyond, in the order of the chunks.
 #pragma once
 
 #include "base/isa.h"

@@ -32,8 +32,7 @@ void write_scalar(const View& v, double value) {
     *v.as<float>() = float(value);
 }
 
-// Calls piece(tensor, begin, end) for the parts of tensors that elements [begin, end) of the sequence consist
-// of.
+// Calls piece(tensor, from, to) for the parts of tensors that make up elements [begin, end) of the sequence.
 template <class F>
 LAMINA_INLINE void for_pieces(const OptimTable& table, int64_t begin, int64_t end, const F& piece) {
   int64_t low = 0, high = table.count;  // the last tensor that begins at or before `begin`
@@ -55,8 +54,8 @@ LAMINA_INLINE void for_all_pieces(const OptimTable& table, const F& piece) {
                   [&](int64_t begin, int64_t end) { for_pieces(table, begin, end, piece); });
 }
 
-// Counts the step of every tensor and sets its two coefficients; tensors mostly share their count, so they are computed
-// once per run of equal counts.
+// Counts the step of every tensor and sets its two coefficients. Tensors mostly share their count:
+// coefficients are computed once per run of equal counts.
 template <class F>
 LAMINA_INLINE void begin_step(const OptimTable& table, double* coefficients, const F& compute) {
   int64_t known = -1;

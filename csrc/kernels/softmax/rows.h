@@ -9,9 +9,8 @@ namespace lamina::LAMINA_ISA {
 
 constexpr int64_t chunk_elements = 8192;  // per task, so that small problems stay on one thread
 constexpr int64_t row_block = 2048;       // elements per step of the online form: 8 KB of float, in L1
-constexpr int64_t column_tile = 64;  // neighbouring columns at once: 4 cache lines from each of the C rows
-constexpr int64_t column_block =
-    64;  // elements of a column per step of the online form: 16 KB of float per tile
+constexpr int64_t column_tile = 64;       // neighbouring columns at once: 4 cache lines of each row
+constexpr int64_t column_block = 64;      // rows per step of the online form over a tile: 16 KB of float
 
 template <class S>
 inline constexpr S infinity = S(__builtin_inff());
@@ -20,8 +19,7 @@ LAMINA_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 LAMINA_INLINE int64_t rows_per_chunk(int64_t C) { return C < chunk_elements ? chunk_elements / C : 1; }
 
-// What is subtracted before exp: the maximum, but 0 in a row of -inf, whose exponentials are then 0 instead
-// of NaN.
+// What is subtracted before exp: the maximum, but 0 in a row of -inf, whose exponentials then are 0, not NaN.
 template <class S>
 LAMINA_INLINE S shift_of(S max) {
   return max == -infinity<S> ? S(0) : max;
