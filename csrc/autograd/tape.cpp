@@ -158,7 +158,7 @@ void Tape::backward(const Tensor& y, Array seed, bool accumulate, std::span<Leaf
     }
     // Gradients are changed in place (clipping), so each has memory of its own: a vjp may have passed dy on as it
     // was, or a broadcast view of it.
-    const bool is_own = !grad || (grad.storage()->is_unique() && grad.bytes() <= grad.storage()->bytes());
+    const bool is_own = !grad || (grad.is_unique() && grad.bytes() <= grad.storage()->bytes());
     leaf->grad = is_own ? std::move(grad) : eval<"clone">({grad});
   }
 }

@@ -231,7 +231,7 @@ void bind_arrays(py::module_& m) {
           return false;
         }
       })
-      .def("__reduce__", [](const PyDtype& d) { return py::make_tuple(py::module_::import("lamina").attr("dtype_of"), py::make_tuple(name_of(d.dtype))); });
+      .def("__reduce__", [](const PyDtype& d) { return py::make_tuple(py::module_::import("lamina._C").attr("dtype_of"), py::make_tuple(name_of(d.dtype))); });
   for (int i = 0; i < dtype_count; ++i) {
     dtype_objects[i] = py::cast(PyDtype{Dtype(i)}).release();
     m.attr(name_of(Dtype(i))) = dtype_objects[i];

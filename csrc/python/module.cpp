@@ -31,7 +31,7 @@ py::dict build_info() {
     built.append(name_of(level));
     if (is_supported(level)) supported.append(name_of(level));
   }
-  return py::dict(py::arg("version") = LAMINA_VERSION, py::arg("compiler") = LAMINA_COMPILER,
+  return py::dict(py::arg("compiler") = LAMINA_COMPILER,
                   py::arg("isa") = name_of(isa()), py::arg("isa_built") = built,
                   py::arg("isa_supported") = supported, py::arg("threads") = num_threads(),
                   py::arg("threads_source") = num_threads_source(), py::arg("why_no_cuda") = why_no_cuda());
@@ -53,6 +53,7 @@ PYBIND11_MODULE(_C, m) {
   python::bind_ops(m);
   python::bind_autograd(m);
 
+  m.attr("__version__") = LAMINA_VERSION;
   m.def("build_info", build_info);
   m.def("get_num_threads", num_threads);
   m.def("set_num_threads", set_threads, py::arg("n"));

@@ -9,9 +9,7 @@ Hand-written kernels, an autograd tape and PyTorch-named layers:
 (2, 4)
 """
 
-from importlib.metadata import PackageNotFoundError, version
-
-from lamina import functional, nn, optim, random
+from lamina import _C, functional, nn, optim, random
 from lamina._C import (
     Tape,
     bfloat16,
@@ -29,6 +27,7 @@ from lamina._C import (
     set_num_threads,
     uint8,
 )
+from lamina.checkpoint import load, load_metadata, save
 from lamina.creation import (
     arange,
     bernoulli,
@@ -52,10 +51,7 @@ from lamina.record import record
 from lamina.tape import Function, value_and_grad
 from lamina.tensor import asarray, from_dlpack, from_numpy, tensor
 
-try:
-    __version__ = version("lamina")
-except PackageNotFoundError:  # a working copy that was built in place
-    __version__ = "0+unknown"
+__version__: str = _C.__version__
 
 __all__ = [
     "Function",
@@ -83,6 +79,8 @@ __all__ = [
     "int32",
     "int64",
     "linspace",
+    "load",
+    "load_metadata",
     "manual_seed",
     "memory_stats",
     "nn",
@@ -95,6 +93,7 @@ __all__ = [
     "random",
     "randperm",
     "record",
+    "save",
     "set_cache_limit",
     "set_num_threads",
     "tensor",

@@ -12,10 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from lamina import _C, random
-from typing import Any
-from collections.abc import Sequence
-
-from lamina import _C
 from lamina._C import Tensor
 
 # --- copies ------------------------------------------------------------------------------------------------------

@@ -1,5 +1,45 @@
-"""Layers, named as in PyTorch."""
+"""Layers, named as in PyTorch: constructors take the same arguments, ``state_dict`` has the same keys."""
 
+from lamina.nn import init, utils
+from lamina.nn.activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from lamina.nn.conv import Conv2d, ConvTranspose2d
+from lamina.nn.linear import Flatten, Identity, Linear
+from lamina.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
 from lamina.nn.module import Module, ModuleList, Parameter, Sequential
+from lamina.nn.normalization import BatchNorm1d, BatchNorm2d, Dropout
+from lamina.nn.pooling import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, MaxPool2d
 
-__all__ = ["Module", "ModuleList", "Parameter", "Sequential"]
+__all__ = [
+    "ELU",
+    "GELU",
+    "AdaptiveAvgPool2d",
+    "AdaptiveMaxPool2d",
+    "AvgPool2d",
+    "BCEWithLogitsLoss",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "Conv2d",
+    "ConvTranspose2d",
+    "CrossEntropyLoss",
+    "Dropout",
+    "Flatten",
+    "Identity",
+    "L1Loss",
+    "LeakyReLU",
+    "Linear",
+    "LogSoftmax",
+    "MSELoss",
+    "MaxPool2d",
+    "Module",
+    "ModuleList",
+    "Parameter",
+    "ReLU",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Tanh",
+    "init",
+    "utils",
+]
