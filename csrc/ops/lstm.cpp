@@ -9,6 +9,13 @@ namespace {
 
 View view_of(const Array& array) { return array ? array.view() : View{}; }
 
+// An output that infer declared without elements is one that nobody asked for.
+View result_of(const Array& array) {
+  View v = array.view();
+  if (v.size() == 0) v.data = nullptr;
+  return v;
+}
+
 // --- operands: four arrays per direction, both the states of the direction ---------------------------------------
 
 struct Weights {
@@ -145,8 +152,8 @@ void run_cell(Stream& stream, const Inputs& in, const Attrs&, const Outputs& out
   args.h0 = in[1].view(), args.c0 = in[2].view();
   args.w_ih = w.w_ih.view(), args.w_hh = w.w_hh.view(), args.b_ih = view_of(w.b_ih),
   args.b_hh = view_of(w.b_hh);
-  args.h_n = out[0].view(), args.c_n = out[1].view();
-  args.reserve = out[2].view();
+  args.h_n = result_of(out[0]), args.c_n = result_of(out[1]);
+  args.reserve = result_of(out[2]);
   args.workspace = out.workspace;
   stream.submit(lstm_kernels().forward, args);
 }
@@ -189,9 +196,9 @@ const Register cell_backward{{
           args.w_ih = w_ih.view(), args.w_hh = w_hh.view();
           args.reserve = in[5].view();
           args.dh_n = view_of(in[6]), args.dc_n = view_of(in[7]);
-          args.dx = as_step(out[0].view());
-          args.dh0 = out[1].view(), args.dc0 = out[2].view();
-          args.dw_ih = out[3].view(), args.dw_hh = out[4].view(), args.db = out[5].view();
+          args.dx = as_step(result_of(out[0]));
+          args.dh0 = result_of(out[1]), args.dc0 = result_of(out[2]);
+          args.dw_ih = result_of(out[3]), args.dw_hh = result_of(out[4]), args.db = result_of(out[5]);
           args.workspace = out.workspace;
           stream.submit(lstm_kernels().backward, args);
         },
@@ -269,9 +276,9 @@ void run_layer(Stream& stream, const Inputs& in, const Attrs& attrs, const Outpu
     args.b_hh = view_of(w.b_hh);
     args.lengths = view_of(in[7]);
     args.reverse = d == 1;
-    args.y = time_major(half_of(out[0].view(), d, z.H), batch_first);
-    args.h_n = state_of(out[1].view(), d), args.c_n = state_of(out[2].view(), d);
-    if (out[3].size()) args.reserve = reserve_of(out[3].view(), d, z);
+    args.y = time_major(half_of(result_of(out[0]), d, z.H), batch_first);
+    args.h_n = state_of(result_of(out[1]), d), args.c_n = state_of(result_of(out[2]), d);
+    args.reserve = reserve_of(result_of(out[3]), d, z);
     args.workspace = out.workspace;
     stream.submit(lstm_kernels().forward, args);
   }
@@ -342,11 +349,11 @@ const Register layer_backward{{
             args.reserve = reserve_of(in[8].view(), d, z);
             args.dy = time_major(half_of(view_of(dy), d, z.H), batch_first);
             args.dh_n = state_of(view_of(in[10]), d), args.dc_n = state_of(view_of(in[11]), d);
-            args.dx = time_major(out[0].view(), batch_first);
+            args.dx = time_major(result_of(out[0]), batch_first);
             args.adds_to_dx = d == 1;
-            args.dh0 = state_of(out[1].view(), d), args.dc0 = state_of(out[2].view(), d);
-            args.dw_ih = out[3 + 3 * d].view(), args.dw_hh = out[4 + 3 * d].view();
-            args.db = out[5 + 3 * d].view();
+            args.dh0 = state_of(result_of(out[1]), d), args.dc0 = state_of(result_of(out[2]), d);
+            args.dw_ih = result_of(out[3 + 3 * d]), args.dw_hh = result_of(out[4 + 3 * d]);
+            args.db = result_of(out[5 + 3 * d]);
             args.workspace = out.workspace;
             stream.submit(lstm_kernels().backward, args);
           }

@@ -12,6 +12,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from lamina import _C, random
+from typing import Any
+from collections.abc import Sequence
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lamina import _C
 from lamina._C import Tensor
 
 # --- copies ------------------------------------------------------------------------------------------------------
@@ -1499,3 +1507,160 @@ def clip_factor(
     Returns: the norm, and the factor; each of no axes, float32 (float64 if a gradient is).
     """
     return _C.clip_factor(grads, max_norm, norm_type)
+# --- recurrent layers --------------------------------------------------------------------------------------------
+
+
+def lstm_cell(
+    x: Tensor,
+    h: Tensor,
+    c: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None = None,
+    bias_hh: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One step of an LSTM: c' = f c + i g and h' = o tanh(c').
+
+    The gates are i, f, o = σ(a_i), σ(a_f), σ(a_o) and g = tanh(a_g), where a = W_ih x + b_ih + W_hh h + b_hh holds the
+    four of H units in the order i, f, g, o.
+
+    Args:
+        x: (B, I) input.
+        h, c: (B, H) hidden state and cell.
+        weight_ih, weight_hh: (4H, I) and (4H, H).
+        bias_ih, bias_hh: (4H,), or None.
+    Returns: (h', c'), both (B, H).
+    Raises: ValueError where shapes do not fit; TypeError where dtypes differ, or are not float32, bfloat16 or float64.
+    Source: Hochreiter and Schmidhuber 1997; Gers et al. 2000 for f; agrees with ``torch.nn.LSTMCell``.
+    """
+    return _C.lstm_cell(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh)[:2]
+
+
+def lstm_layer(
+    x: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None = None,
+    bias_hh: Tensor | None = None,
+    h0: Tensor | None = None,
+    c0: Tensor | None = None,
+    lengths: Tensor | None = None,
+    weight_ih_reverse: Tensor | None = None,
+    weight_hh_reverse: Tensor | None = None,
+    bias_ih_reverse: Tensor | None = None,
+    bias_hh_reverse: Tensor | None = None,
+    *,
+    batch_first: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One LSTM layer over whole sequences: h[t], c[t] = lstm_cell(x[t], h[t-1], c[t-1]) and y[t] = h[t].
+
+    With D directions (2 if the arrays of the reverse direction are given, else 1), y holds the H features of the
+    forward direction and then those of the reverse one, which runs each sequence from its last step to its first.
+
+    Args:
+        x: (T, B, I) input, or (B, T, I) with ``batch_first``.
+        weight_ih, weight_hh, bias_ih, bias_hh: as in ``lstm_cell``.
+        h0, c0: (D, B, H) states before the first step; None: zeros.
+        lengths: (B,) int64, the steps of each sequence, from 1 to T. A sequence stops after its last step: y is 0
+            beyond, no gradient comes from there, and no time is spent there. None: all have T.
+        weight_ih_reverse, weight_hh_reverse, bias_ih_reverse, bias_hh_reverse: of the reverse direction.
+        batch_first: whether x and y are (B, T, …).
+    Returns: y (T, B, D·H) or (B, T, D·H); h_n and c_n (D, B, H), the states after the last step of each sequence.
+    Raises: ValueError where shapes or lengths do not fit; TypeError as ``lstm_cell``, or where lengths are not int64.
+    Note: bfloat16 keeps states in float32 and rounds what it returns. Inside ``lamina.record`` lengths cannot be read:
+        there they are taken as min(max(length, 0), T).
+    Source: agrees with ``torch.nn.LSTM``, and with its packed sequences where lengths are given.
+    """
+    if lengths is not None and not _C.is_recording():
+        _check_lengths(lengths.numpy(), x.shape[1 if batch_first else 0])
+    return _C.lstm_layer(
+        x,
+        weight_ih,
+        weight_hh,
+        bias_ih,
+        bias_hh,
+        h0,
+        c0,
+        lengths,
+        weight_ih_reverse,
+        weight_hh_reverse,
+        bias_ih_reverse,
+        bias_hh_reverse,
+        batch_first,
+    )[:3]
+
+
+def _check_lengths(lengths: np.ndarray, steps: int) -> None:
+    if lengths.size and not 1 <= lengths.min() <= lengths.max() <= steps:
+        raise ValueError(
+            f"lstm_layer: lengths go from {lengths.min()} to {lengths.max()}; expected 1 to the {steps} steps of x"
+        )
+
+
+def _dropped(x: Tensor, p: float) -> Tensor:
+    return dropout(x, p=p)
+
+
+def lstm(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    h0: Tensor | None = None,
+    c0: Tensor | None = None,
+    lengths: Tensor | None = None,
+    *,
+    num_layers: int = 1,
+    bidirectional: bool = False,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """LSTM layers, each on the output of the one before: y = layer_L(… layer_1(x)).
+
+    Args:
+        x: (T, B, I) input, or (B, T, I) with ``batch_first``.
+        weights: for each layer, and in it for each of D directions: weight_ih, weight_hh, and, or not, bias_ih, bias_hh.
+            The layers above the first take D·H features.
+        h0, c0: (L·D, B, H), or None; ``lengths``: (B,) int64, or None; both as in ``lstm_layer``.
+        num_layers: L.
+        bidirectional: whether D is 2.
+        batch_first: whether x and y are (B, T, …).
+        dropout: probability with which outputs of layers below the last are zeroed; give 0 outside training.
+    Returns: y (T, B, D·H) or (B, T, D·H); h_n and c_n (L·D, B, H).
+    Raises: ValueError for a wrong number of weights, and as ``lstm_layer``.
+    Source: agrees with ``torch.nn.LSTM``.
+    """
+    directions = 2 if bidirectional else 1
+    groups = num_layers * directions
+    per_group, rest = divmod(len(weights), max(groups, 1))
+    if groups < 1 or rest or per_group not in (2, 4):
+        raise ValueError(
+            f"lstm: {len(weights)} weights for {num_layers} layers of {directions} directions; expected 2 per direction, "
+            "or 4 with biases"
+        )
+    for name, state in (("h0", h0), ("c0", c0)):
+        if state is not None and (state.ndim != 3 or state.shape[0] != groups):
+            raise ValueError(f"lstm: {name} is {state.shape}; expected ({groups}, B, H)")
+    states: list[tuple[Tensor, Tensor]] = []
+    y = x
+    for layer in range(num_layers):
+        first = layer * directions
+        forward, *reverse = (
+            [*weights[i * per_group : (i + 1) * per_group], None, None][:4]
+            for i in range(first, first + directions)
+        )
+        of_layer = slice(first, first + directions)
+        if layer and dropout:
+            y = _dropped(y, dropout)
+        y, *last = lstm_layer(
+            y,
+            *forward,
+            h0 if h0 is None or num_layers == 1 else h0[of_layer],
+            c0 if c0 is None or num_layers == 1 else c0[of_layer],
+            lengths,
+            *(reverse[0] if reverse else []),
+            batch_first=batch_first,
+        )
+        states.append((last[0], last[1]))
+    if num_layers == 1:
+        return (y, *states[0])
+    h_n, c_n = (concat(list(of_layers)) for of_layers in zip(*states, strict=True))
+    return y, h_n, c_n

@@ -32,15 +32,13 @@ void multiply_tile(int64_t K, const S* a, int64_t lda, const S* panel, const S* 
                    S* c, int64_t ldc) {
   using V = Vec<S>;
   Accumulators<S, MR, NV> acc;
-#pragma GCC unroll 8
-  for (int i = 0; i < MR; ++i)
-#pragma GCC unroll 4
-    for (int j = 0; j < NV; ++j) acc.v[i][j] = V::load(start + i * start_stride + j * V::N);
+  acc.clear();  // `start` comes last: sums of fewer terms round less
   accumulate(acc, K, a, lda, 1, panel);
 #pragma GCC unroll 8
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < NV; ++j) acc.v[i][j].store(c + i * ldc + j * V::N);
+    for (int j = 0; j < NV; ++j)
+      (V::load(start + i * start_stride + j * V::N) + acc.v[i][j]).store(c + i * ldc + j * V::N);
 }
 
 template <class S, int MR, int NV>
