@@ -19,6 +19,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from typing import Any
+
 from lamina import _C
 from lamina._C import Tensor
 
