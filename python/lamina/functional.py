@@ -1234,6 +1234,11 @@ def conv_transpose2d(
         (1, 3, 8, 8)
     """
     return _C.conv_transpose2d(x, weight, bias, stride, _borders(padding), output_padding, dilation, groups)
+    return _C.conv_transpose2d(
+        x, weight, bias, stride, _borders(padding), output_padding, dilation, groups
+    )
+
+
 # --- softmax ------------------------------------------------------------------------------------------------
 
 

@@ -98,7 +98,14 @@ case = Case(
         Sample("groups of 17 to 18 channels", Arr(1, 34, 3, 4), Arr(36, 17, 2, 2), groups=2),
         Sample("depthwise", Arr(2, 7, 6, 9), Arr(7, 1, 3, 3), Arr(7), padding=1, groups=7),
         Sample("depthwise, 35 channels, stride 2", Arr(1, 35, 7, 11), Arr(35, 1, 3, 3), stride=2, padding=1, groups=35),
-        Sample("depthwise, dilated, uneven", Arr(1, 5, 8, 9), Arr(5, 1, 2, 5), padding=(3, 0, 1, 4), dilation=(2, 1), groups=5),
+        Sample(
+            "depthwise, dilated, uneven",
+            Arr(1, 5, 8, 9),
+            Arr(5, 1, 2, 5),
+            padding=(3, 0, 1, 4),
+            dilation=(2, 1),
+            groups=5,
+        ),
         Sample("depth multiplier", Arr(1, 5, 5, 5), Arr(15, 1, 3, 3), Arr(15), padding=1, groups=5),
         Sample("prime sizes", Arr(3, 13, 11, 7), Arr(17, 13, 5, 3), Arr(17), stride=(2, 1), padding=2).no_gradient(),
         Sample("7 x 7 filter, stride 2", Arr(1, 3, 15, 17), Arr(8, 3, 7, 7), Arr(8), stride=2, padding=3).no_gradient(),
@@ -113,9 +120,15 @@ case = Case(
         Sample("no channels", Arr(2, 0, 4, 4), Arr(5, 0, 3, 3), Arr(5)),
         Sample("no filters", Arr(2, 3, 4, 4), Arr(0, 3, 3, 3)),
         Sample("only padding", Arr(2, 3, 0, 4), Arr(5, 3, 2, 2), Arr(5), padding=1),
-        Sample("NaN and infinity", Arr(1, 20, 6, 6, kind="special"), Arr(4, 20, 3, 3, kind="positive"), padding=1).no_gradient(),
-        Sample("NaN and infinity, few channels", Arr(1, 2, 6, 6, kind="special"), Arr(4, 2, 3, 3, kind="positive")).no_gradient(),
-        Sample("NaN and infinity, depthwise", Arr(1, 9, 6, 6, kind="special"), Arr(9, 1, 3, 3, kind="positive"), groups=9).no_gradient(),
+        Sample(
+            "NaN and infinity", Arr(1, 20, 6, 6, kind="special"), Arr(4, 20, 3, 3, kind="positive"), padding=1
+        ).no_gradient(),
+        Sample(
+            "NaN and infinity, few channels", Arr(1, 2, 6, 6, kind="special"), Arr(4, 2, 3, 3, kind="positive")
+        ).no_gradient(),
+        Sample(
+            "NaN and infinity, depthwise", Arr(1, 9, 6, 6, kind="special"), Arr(9, 1, 3, 3, kind="positive"), groups=9
+        ).no_gradient(),
         *WIDTHS,
     ],
     errors=[
@@ -133,14 +146,36 @@ case = Case(
         Error(ValueError, "bias is (5, 1); expected (5,)", Arr(1, 3, 4, 4), Arr(5, 3, 3, 3), Arr(5, 1)),
         Error(ValueError, "stride is (1, 0); expected at least 1", Arr(1, 3, 4, 4), Arr(5, 3, 3, 3), stride=(1, 0)),
         Error(ValueError, "dilation is (0, 0); expected at least 1", Arr(1, 3, 4, 4), Arr(5, 3, 3, 3), dilation=0),
-        Error(ValueError, "padding is (0, 0, -1, 0); expected no negative", Arr(1, 3, 4, 4), Arr(5, 3, 3, 3), padding=(0, 0, -1, 0)),
+        Error(
+            ValueError,
+            "padding is (0, 0, -1, 0); expected no negative",
+            Arr(1, 3, 4, 4),
+            Arr(5, 3, 3, 3),
+            padding=(0, 0, -1, 0),
+        ),
         Error(ValueError, "the kernel spans 5 rows but padded x has 4", Arr(1, 3, 4, 8), Arr(5, 3, 5, 3)),
-        Error(ValueError, "the kernel spans 9 columns but padded x has 8", Arr(1, 3, 4, 6), Arr(5, 3, 1, 5), padding=1, dilation=2),
+        Error(
+            ValueError,
+            "the kernel spans 9 columns but padded x has 8",
+            Arr(1, 3, 4, 6),
+            Arr(5, 3, 1, 5),
+            padding=1,
+            dilation=2,
+        ),
         Error(ValueError, "expected kernel extents of at least 1", Arr(1, 3, 4, 4), Arr(5, 3, 0, 3)),
-        Error(ValueError, "padding is 'full'; expected 'same', 'valid'", Arr(1, 3, 4, 4), Arr(5, 3, 3, 3), padding="full"),
-        Error(ValueError, "padding is 'same' but stride is 2", Arr(1, 3, 4, 4), Arr(5, 3, 3, 3), padding="same", stride=2),
+        Error(
+            ValueError, "padding is 'full'; expected 'same', 'valid'", Arr(1, 3, 4, 4), Arr(5, 3, 3, 3), padding="full"
+        ),
+        Error(
+            ValueError, "padding is 'same' but stride is 2", Arr(1, 3, 4, 4), Arr(5, 3, 3, 3), padding="same", stride=2
+        ),
         Error(TypeError, "x is int64; expected float32", Arr(1, 3, 4, 4, kind="int"), Arr(5, 3, 3, 3)),
-        Error(TypeError, "weight is float64 but x is float32", Arr(1, 3, 4, 4, dtype="float32"), Arr(5, 3, 3, 3, dtype="float64")),
+        Error(
+            TypeError,
+            "weight is float64 but x is float32",
+            Arr(1, 3, 4, 4, dtype="float32"),
+            Arr(5, 3, 3, 3, dtype="float64"),
+        ),
         Error(
             TypeError,
             "bias is float64 but x is float32",

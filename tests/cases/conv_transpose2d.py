@@ -57,7 +57,9 @@ case = Case(
         Sample("1 x 1 filter", Arr(2, 5, 4, 3), Arr(5, 7, 1, 1), Arr(7)),
         Sample("3 x 3 filter", Arr(2, 8, 5, 6), Arr(8, 9, 3, 3), Arr(9), padding=1),
         Sample("stride 2", Arr(2, 6, 4, 5), Arr(6, 4, 3, 3), Arr(4), stride=2, padding=1),
-        Sample("stride 2, output padding", Arr(1, 6, 4, 5), Arr(6, 4, 3, 3), Arr(4), stride=2, padding=1, output_padding=1),
+        Sample(
+            "stride 2, output padding", Arr(1, 6, 4, 5), Arr(6, 4, 3, 3), Arr(4), stride=2, padding=1, output_padding=1
+        ),
         Sample("stride > kernel", Arr(1, 3, 3, 4), Arr(3, 4, 2, 1), Arr(4), stride=(3, 4)),
         Sample("stride > kernel, output padding", Arr(1, 3, 3, 2), Arr(3, 4, 1, 1), stride=3, output_padding=(2, 1)),
         Sample("4 x 4 filter, stride 2", Arr(1, 17, 3, 4), Arr(17, 5, 4, 4), stride=2, padding=1),
@@ -77,7 +79,9 @@ case = Case(
         Sample("no images", Arr(0, 3, 4, 4), Arr(3, 5, 3, 3), Arr(5)),
         Sample("no channels", Arr(2, 0, 4, 4), Arr(0, 5, 3, 3), Arr(5)),
         Sample("no filters", Arr(2, 3, 4, 4), Arr(3, 0, 3, 3)),
-        Sample("NaN and infinity", Arr(1, 3, 5, 5, kind="special"), Arr(3, 4, 2, 2, kind="positive"), stride=2).no_gradient(),
+        Sample(
+            "NaN and infinity", Arr(1, 3, 5, 5, kind="special"), Arr(3, 4, 2, 2, kind="positive"), stride=2
+        ).no_gradient(),
     ],
     errors=[
         Error(ValueError, "conv_transpose2d: x is (3, 4, 4); expected (N, C, H, W)", Arr(3, 4, 4), Arr(3, 5, 3, 3)),
@@ -91,10 +95,22 @@ case = Case(
         Error(ValueError, "groups 2 does not divide the 3 channels", Arr(1, 3, 4, 4), Arr(3, 5, 3, 3), groups=2),
         Error(ValueError, "bias is (5,); expected (10,)", Arr(1, 4, 4, 4), Arr(4, 5, 3, 3), Arr(5), groups=2),
         Error(ValueError, "stride is (0, 0); expected at least 1", Arr(1, 3, 4, 4), Arr(3, 5, 3, 3), stride=0),
-        Error(ValueError, "output_padding is (2, 0); expected at least 0 and less than", Arr(1, 3, 4, 4), Arr(3, 5, 3, 3), stride=2, output_padding=(2, 0)),
+        Error(
+            ValueError,
+            "output_padding is (2, 0); expected at least 0 and less than",
+            Arr(1, 3, 4, 4),
+            Arr(3, 5, 3, 3),
+            stride=2,
+            output_padding=(2, 0),
+        ),
         Error(ValueError, "the result would have 0 rows", Arr(1, 3, 2, 4), Arr(3, 5, 1, 1), padding=1),
         Error(TypeError, "x is int64; expected float32", Arr(1, 3, 4, 4, kind="int"), Arr(3, 5, 3, 3)),
-        Error(TypeError, "weight is float64 but x is float32", Arr(1, 3, 4, 4, dtype="float32"), Arr(3, 5, 3, 3, dtype="float64")),
+        Error(
+            TypeError,
+            "weight is float64 but x is float32",
+            Arr(1, 3, 4, 4, dtype="float32"),
+            Arr(3, 5, 3, 3, dtype="float64"),
+        ),
     ],
     bench=[
         layer("gan 128-64 4x4 16 stride 2", 8, 128, 16, 64, 4, 2, 1, backward=True),

@@ -8,7 +8,7 @@
 // SGD:
 //   g = ±scale · grad + wd · p        buf = mu · buf + (1 - dampening) · g, but g at t = 1
 //   p -= lr · buf    or    p -= lr · (g + mu · buf)  (Nesterov)
-// Gradient norm of all elements of all tensors, order 2, 1 or inf; clip = min(1, max_norm / (|g| + 1e-6)).
+// Gradient norm: |g| over all elements of all tensors, order 2, 1 or inf; clip = min(1, max_norm / (|g| + 1e-6)).
 //
 // Everything that changes between steps is device memory: lr, scale, and the step count of every tensor,
 // which the kernel increments; so a recorded call stays right. State is float32 (float64 for float64
