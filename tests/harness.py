@@ -213,7 +213,7 @@ def tape_vjp(
     case: Case, inputs: list[Any], attrs: dict[str, Any], wrt: list[int], dys: list[Any]
 ) -> list[np.ndarray]:
     """Gradients by the tape of the inputs at positions `wrt`, given those of the outputs (None: unused)."""
-    tensors = to_lamina(inputs)
+    tensors = to_lamina([x.copy() if i in case.mutates else x for i, x in enumerate(inputs)])
     with lamina.Tape() as tape:
         for i in wrt:
             tape.watch(tensors[i])

@@ -74,6 +74,13 @@ def fill_like(x: Tensor, *, value: float = 0.0, dtype: Any = None) -> Tensor:
     return _C.fill_like(x, value, dtype)
 
 
+def _axis(op: str, dim: int, ndim: int) -> int:
+    """The axis that ``dim`` names, counted from 0."""
+    if not -ndim <= dim < ndim:
+        raise ValueError(f"{op}: dim is {dim}; expected an axis of {ndim}, {-ndim} to {ndim - 1}")
+    return dim % ndim
+
+
 # --- shapes ------------------------------------------------------------------------------------------------------
 
 
@@ -98,7 +105,7 @@ def flatten(x: Tensor, *, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """
     if x.ndim == 0:
         return _C.reshape(x, (1,))
-    first, last = start_dim % x.ndim, end_dim % x.ndim
+    first, last = _axis("flatten", start_dim, x.ndim), _axis("flatten", end_dim, x.ndim)
     extents = x.shape[first : last + 1]
     return _C.reshape(x, (*x.shape[:first], math.prod(extents), *x.shape[last + 1 :]))
 
@@ -109,7 +116,7 @@ def squeeze(x: Tensor, *, dim: int | None = None) -> Tensor:
     Args: x: any shape. dim: the axis; one of another extent stays. None: all of extent 1.
     Returns: Tensor, a view.
     """
-    drops = range(x.ndim) if dim is None else (dim % max(x.ndim, 1),)
+    drops = range(x.ndim) if dim is None else (_axis("squeeze", dim, x.ndim),)
     return _C.reshape(x, tuple(n for i, n in enumerate(x.shape) if n != 1 or i not in drops))
 
 
@@ -119,7 +126,7 @@ def unsqueeze(x: Tensor, *, dim: int = 0) -> Tensor:
     Args: x: any shape. dim: where the axis is in the result; negative ones count from its end.
     Returns: Tensor, a view.
     """
-    at = dim % (x.ndim + 1)
+    at = _axis("unsqueeze", dim, x.ndim + 1)
     return _C.reshape(x, (*x.shape[:at], 1, *x.shape[at:]))
 
 
@@ -140,7 +147,8 @@ def transpose(x: Tensor, *, dim0: int = -2, dim1: int = -1) -> Tensor:
     Returns: Tensor.
     """
     dims = list(range(x.ndim))
-    dims[dim0], dims[dim1] = dims[dim1], dims[dim0]
+    first, second = _axis("transpose", dim0, x.ndim), _axis("transpose", dim1, x.ndim)
+    dims[first], dims[second] = second, first
     return _C.permute(x, dims)
 
 
@@ -182,7 +190,7 @@ def flip(x: Tensor, *, dims: tuple[int, ...] = ()) -> Tensor:
     Args: x: any shape. dims: the axes.
     Returns: Tensor of the same shape.
     """
-    axes = {d % x.ndim for d in dims}
+    axes = {_axis("flip", d, x.ndim) for d in dims}
     steps = [-1 if i in axes else 1 for i in range(x.ndim)]
     starts = [max(n - 1, 0) if i in axes else 0 for i, n in enumerate(x.shape)]
     return _C.slice(x, starts, x.shape, steps, ())
@@ -195,7 +203,8 @@ def split(x: Tensor, *, split_size: int | tuple[int, ...] = 1, dim: int = 0) -> 
     Returns: tuple of Tensors.
     Raises: ValueError if sizes do not add up to the extent of the axis.
     """
-    n = x.shape[dim]
+    axis = _axis("split", dim, x.ndim)
+    n = x.shape[axis]
     if isinstance(split_size, int):
         if split_size < 1:
             raise ValueError(f"split: split_size is {split_size}; expected at least 1")
@@ -207,11 +216,11 @@ def split(x: Tensor, *, split_size: int | tuple[int, ...] = 1, dim: int = 0) -> 
     starts, extents, steps = [0] * x.ndim, list(x.shape), [1] * x.ndim
     parts = []
     for size in sizes:
-        extents[dim] = size
+        extents[axis] = size
         parts.append(
             _C.slice(x, [s if e else 0 for s, e in zip(starts, extents, strict=True)], extents, steps, ())
         )
-        starts[dim] += size
+        starts[axis] += size
     return tuple(parts)
 
 
@@ -224,7 +233,8 @@ def chunk(x: Tensor, *, chunks: int = 1, dim: int = 0) -> tuple[Tensor, ...]:
     """
     if chunks < 1:
         raise ValueError(f"chunk: chunks is {chunks}; expected at least 1")
-    return split(x, split_size=max(1, -(-x.shape[dim] // chunks)), dim=dim)
+    axis = _axis("chunk", dim, x.ndim)
+    return split(x, split_size=max(1, -(-x.shape[axis] // chunks)), dim=axis)
 
 
 def concat(xs: Sequence[Tensor], *, dim: int = 0) -> Tensor:
