@@ -8,10 +8,12 @@ from lamina.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
 from lamina.nn.module import Module, ModuleList, Parameter, Sequential
 from lamina.nn.normalization import BatchNorm1d, BatchNorm2d, Dropout
 from lamina.nn.pooling import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, MaxPool2d
+from lamina.nn.rnn import LSTM, LSTMCell
 
 __all__ = [
     "ELU",
     "GELU",
+    "LSTM",
     "AdaptiveAvgPool2d",
     "AdaptiveMaxPool2d",
     "AvgPool2d",
@@ -25,6 +27,7 @@ __all__ = [
     "Flatten",
     "Identity",
     "L1Loss",
+    "LSTMCell",
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
