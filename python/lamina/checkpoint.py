@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,17 +56,18 @@ def save(path: str | os.PathLike[str], state: Mapping[str, Any], metadata: Mappi
     text += b" " * (-(8 + len(text)) % _ALIGNMENT)
 
     target = Path(path)
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix=target.name, delete=False) as file:
-        try:
+    partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
             file.write(struct.pack("<Q", len(text)) + text)
             for array in arrays.values():
                 file.write(array.reshape(-1).view(np.uint8).data)
             file.flush()
             os.fsync(file.fileno())
-            os.replace(file.name, target)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+        partial.replace(target)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def load(path: str | os.PathLike[str]) -> dict[str, Tensor]:
