@@ -1681,3 +1681,83 @@ def lstm(
         return (y, *states[0])
     h_n, c_n = (concat(list(of_layers)) for of_layers in zip(*states, strict=True))
     return y, h_n, c_n
+# --- matrix products ---------------------------------------------------------------------------------------------
+
+
+def matmul(a: Tensor, b: Tensor, *, transpose_a: bool = False, transpose_b: bool = False) -> Tensor:
+    """y[..., m, n] = Σₖ a[..., m, k] b[..., k, n], the operator ``a @ b``.
+
+    Args:
+        a: (..., M, K), or (K,) for a row without its axis.
+        b: (..., K, N), or (K,) for a column without its axis. Batch axes broadcast.
+        transpose_a: a is (..., K, M).
+        transpose_b: b is (..., N, K).
+    Returns: (..., M, N), without the axis of a one-dimensional operand.
+    Raises:
+        ValueError: the summed or the batch axes do not fit.
+        TypeError: the dtypes differ, or are not float32, bfloat16 or float64.
+    Note: summed in float32 (float64 for float64) in an order given by shapes and strides alone. Transposed and
+        broadcast operands are read where they lie. Both operands are kept for the backward pass.
+    Source: the rules of ``numpy.matmul``.
+    Example:
+        >>> import lamina, numpy as np
+        >>> a = lamina.from_numpy(np.ones((2, 3), np.float32))
+        >>> matmul(a, a, transpose_b=True).shape
+        (2, 2)
+    """
+    return _C.matmul(a, b, transpose_a, transpose_b)
+
+
+def gemm(
+    a: Tensor,
+    b: Tensor,
+    c: Tensor | None = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transpose_a: bool = False,
+    transpose_b: bool = False,
+) -> Tensor:
+    """y = alpha · a b + beta · c.
+
+    Args:
+        a: (..., M, K).
+        b: (..., K, N). Batch axes broadcast.
+        c: any shape that broadcasts to (..., M, N); absent: zero.
+        alpha, beta: factors of the product and of c.
+        transpose_a: a is (..., K, M).
+        transpose_b: b is (..., N, K).
+    Returns: (..., M, N).
+    Raises:
+        ValueError: the summed or the batch axes do not fit, c does not broadcast, or an operand has one axis.
+        TypeError: the dtypes differ, or are not float32, bfloat16 or float64.
+    Note: as for ``matmul``; c is added before the result is rounded. a and b are kept for the backward pass.
+    Source: BLAS ``xGEMM``; ``torch.addmm(c, a, b)``.
+    """
+    return _C.gemm(a, b, c, alpha, beta, transpose_a, transpose_b)
+
+
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    residual: Tensor | None = None,
+    *,
+    activation: str = "none",
+) -> Tensor:
+    """y = act(x Wᵀ + bias) + residual, in one pass over y.
+
+    Args:
+        x: (..., K), K input features.
+        weight: (N, K), N output features.
+        bias: (N,).
+        residual: (..., N), added after the activation.
+        activation: "none", "relu", "gelu" (with erf), "silu", "sigmoid" or "tanh".
+    Returns: (..., N).
+    Raises:
+        ValueError: a shape does not fit, or the activation is unknown.
+        TypeError: the dtypes differ, or are not float32, bfloat16 or float64.
+    Note: summed in float32 (float64 for float64) and rounded once, after the residual. Kept for the backward pass: x,
+        weight, y, and for gelu, silu, and activations with a residual also x Wᵀ + bias.
+    """
+    return _C.linear(x, weight, bias, residual, activation)[0]

@@ -25,7 +25,7 @@
 //   packed     blocks of B (kc x nc) become panels, blocks of A (mc x kc) bands, and register tiles of C pass
 //   over
 //              them (block.h): for each nc: for each kc: pack B; for each mc: pack A; multiply_block.
-//   in_place   few rows or a small product: B is read where it lies, if its rows are vectors in memory
+//   in_place   few rows or a small product: as packed, but B is read where it lies; its rows lie in memory
 //   dots       few rows and B's columns lie in memory: vectors run along K, and lanes are summed at the end
 //   rows       very few rows and B's rows lie in memory: y += sum of a[k] * B[k, :], several k at a time
 // Products whose y is column-major, or has few columns and many rows, are computed transposed: y^T = B^T A^T.

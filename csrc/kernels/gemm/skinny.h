@@ -40,9 +40,6 @@ template <int MR, int NR, class S, class B>
 // Rows and columns of dot products in flight: 3 x 4 accumulators, three rows and a column fit 16 registers.
 inline constexpr int dot_rows = 3, dot_columns = 4;
 
-// Up to this many rows, packing B would cost more than the broadcasts of a register tile gain.
-inline constexpr int64_t dots_max_rows = 16;
-
 template <class S, class B>
 void dot_products(int64_t M, int64_t N, int64_t K, Bands<S> a, Matrix<const B> b, S* c, int64_t ld,
                   bool is_sum) {
