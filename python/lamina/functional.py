@@ -1423,105 +1423,29 @@ def binary_cross_entropy_with_logits(
     return _C.binary_cross_entropy_with_logits(x, target, weight, pos_weight, reduction)
 
 
-# --- optimizer steps and gradient norms: what lamina.optim and lamina.nn.utils are made of ------------------
-
-
-def adam_(
-    lr: Tensor,
-    scale: Tensor | None,
-    tensors: Sequence[Tensor],
-    *,
-    beta1: float = 0.9,
-    beta2: float = 0.999,
-    eps: float = 1e-8,
-    weight_decay: float = 0.0,
-    decoupled: bool = False,
-    amsgrad: bool = False,
-    maximize: bool = False,
-) -> None:
-    """One step of Adam (AdamW if ``decoupled``) for any number of tensors of any sizes and dtypes, in place.
-
-        g = ±scale · grad + wd · p  (coupled)     or  p *= 1 − lr · wd  (decoupled)
-        m = b1 m + (1 − b1) g,  v = b2 v + (1 − b2) g²,  p −= lr / (1 − b1^t) · m / (sqrt(v) / sqrt(1 − b2^t)
-        + eps)
-
-    Args:
-        lr: one element, float32 or float64.
-        scale: one element that multiplies every gradient, or None for 1.
-        tensors: n parameters, then their n gradients, n first moments, n second moments and n step counts
-            (int64, one element), and with ``amsgrad`` n maxima of the second moments. Moments are float32
-            (float64 for float64 parameters) and lie in memory as their parameters.
-        beta1, beta2, eps, weight_decay, amsgrad, maximize: as in ``torch.optim.Adam``.
-
-    Raises: ValueError for shapes, strides or hyperparameters; TypeError for dtypes. Nothing is written then.
-
-    Source: https://arxiv.org/abs/1412.6980, https://arxiv.org/abs/1711.05101
-    """
-    _C.adam_(lr, scale, tensors, beta1, beta2, eps, weight_decay, decoupled, amsgrad, maximize)
-
-
-def sgd_(
-    lr: Tensor,
-    scale: Tensor | None,
-    tensors: Sequence[Tensor],
-    *,
-    momentum: float = 0.0,
-    dampening: float = 0.0,
-    weight_decay: float = 0.0,
-    nesterov: bool = False,
-    maximize: bool = False,
-) -> None:
-    """One step of gradient descent for any number of tensors of any sizes and dtypes, in place.
-
-        g = ±scale · grad + wd · p,  b = momentum b + (1 − dampening) g  (g at the first step),
-        p −= lr · b,  or  p −= lr (g + momentum b)  (nesterov)
-
-    Args:
-        lr: one element, float32 or float64.
-        scale: one element that multiplies every gradient, or None for 1.
-        tensors: n parameters, then their n gradients, and with momentum n buffers b and n step counts (int64,
-            one element). Buffers are float32 (float64 for float64 parameters) and lie in memory as their
-            parameters.
-        momentum, dampening, weight_decay, nesterov, maximize: as in ``torch.optim.SGD``.
-
-    Raises: ValueError for shapes, strides or hyperparameters; TypeError for dtypes. Nothing is written then.
-    """
-    _C.sgd_(lr, scale, tensors, momentum, dampening, weight_decay, nesterov, maximize)
-
-
-def clip_grad_norm_(
-    grads: Sequence[Tensor], *, max_norm: float = 1.0, norm_type: float = 2.0
-) -> tuple[Tensor, Tensor]:
-    """Multiplies all gradients by min(1, max_norm / (norm + 1e-6)), norm being that of all their elements.
-
-    Args:
-        grads: any number of tensors; float32, bfloat16 or float64.
-        max_norm: largest norm that stays as it is.
-        norm_type: 1, 2 or inf.
-
-    Returns: the norm before, and the factor; each of no axes, float32 (float64 if a gradient is).
-
-    Raises: ValueError for norm_type; TypeError for dtypes.
-
-    Note: summed in float32 within 16384 elements and in float64 beyond, in an order that depends on the
-        shapes only.
-    """
-    return _C.clip_grad_norm_(grads, max_norm, norm_type)
+# --- gradient norms ------------------------------------------------------------------------------------------
 
 
 def clip_factor(
     grads: Sequence[Tensor], *, max_norm: float = 1.0, norm_type: float = 2.0
 ) -> tuple[Tensor, Tensor]:
-    """The norm and the factor of ``clip_grad_norm_``, without touching the gradients.
+    """The norm of all elements of all gradients together, and min(1, max_norm / (norm + 1e-6)).
 
-    Given to an optimizer as ``step(scale=factor)``, clipping costs no pass over memory of its own.
+    Given to an optimiser as ``step(scale=factor)``, clipping costs no pass over memory of its own.
 
     Args:
         grads: any number of tensors; float32, bfloat16 or float64.
-        max_norm: largest norm that stays as it is.
+        max_norm: largest norm that is left as it is.
         norm_type: 1, 2 or inf.
 
-    Returns: the norm, and the factor; each of no axes, float32 (float64 if a gradient is).
+    Returns: the norm and the factor, each of no axes; float32 (float64 if a gradient is).
+
+    Raises: ValueError for norm_type; TypeError for dtypes.
+
+    Note: summed in float32 within 16384 elements and in float64 beyond, in an order that depends on shapes only.
+
+    >>> F.clip_factor([lamina.tensor([3.0]), lamina.tensor([4.0])], max_norm=1.0)
+    (tensor(5.), tensor(0.2))
     """
     return _C.clip_factor(grads, max_norm, norm_type)
 # --- recurrent layers --------------------------------------------------------------------------------------------

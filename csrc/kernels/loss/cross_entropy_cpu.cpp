@@ -46,7 +46,7 @@ Compute<T> sum_of_weights(const ClassLoss& to) {
 }
 
 struct Sums {
-  double loss = 0, weight = 0;
+  CompensatedSum loss, weight;
 };
 
 // A position's loss goes to its place, or into the sum of its chunk.
@@ -54,18 +54,19 @@ template <class T>
 LAMINA_INLINE void record(const ClassLoss& to, const View& loss, int64_t at, Compute<T> value,
                           Compute<T> weight, Sums& sums) {
   if (to.reduction == Reduction::none) loss.as<T>()[at] = narrow<T>(value);
-  sums.loss += double(value);
-  sums.weight += double(weight);
+  sums.loss.add(double(value));
+  sums.weight.add(double(weight));
 }
 
 template <class T>
 void finish(const ClassLoss& to, const View& loss, const View& total, const double* partial, int64_t chunks) {
   Sums sums;
-  for (int64_t i = 0; i < chunks; ++i) sums.loss += partial[2 * i], sums.weight += partial[2 * i + 1];
-  const double divisor = has_labels(to) ? sums.weight : double(to.O * to.I);
+  for (int64_t i = 0; i < chunks; ++i) sums.loss.add(partial[2 * i]), sums.weight.add(partial[2 * i + 1]);
+  const double loss_sum = sums.loss.value();
+  const double divisor = has_labels(to) ? sums.weight.value() : double(to.O * to.I);
   *total.as<Compute<T>>() = Compute<T>(divisor);
   if (to.reduction == Reduction::none) return;
-  loss.as<T>()[0] = narrow<T>(Compute<T>(to.reduction == Reduction::mean ? sums.loss / divisor : sums.loss));
+  loss.as<T>()[0] = narrow<T>(Compute<T>(to.reduction == Reduction::mean ? loss_sum / divisor : loss_sum));
 }
 
 // dloss of a position, over the divisor of the mean.
@@ -92,8 +93,8 @@ LAMINA_INLINE void for_items(const ClassLoss& to, double* partial, const Rows& r
       }
     }
     if (!partial) return;
-    partial[2 * (begin / tasks.grain)] = sums.loss;
-    partial[2 * (begin / tasks.grain) + 1] = sums.weight;
+    partial[2 * (begin / tasks.grain)] = sums.loss.value();
+    partial[2 * (begin / tasks.grain) + 1] = sums.weight.value();
   });
 }
 
@@ -351,8 +352,8 @@ void nll(const NllArgs& a) {
         const Compute<T> x = label.is_ignored ? 0 : widen(a.x.as<T>()[(o * to.C + label.c) * to.I + i]);
         record<T>(to, a.loss, at, -label.weight * x, label.weight, sums);
       }
-      a.partial[2 * (begin / loss_chunk_elements)] = sums.loss;
-      a.partial[2 * (begin / loss_chunk_elements) + 1] = sums.weight;
+      a.partial[2 * (begin / loss_chunk_elements)] = sums.loss.value();
+      a.partial[2 * (begin / loss_chunk_elements) + 1] = sums.weight.value();
     });
     finish<T>(to, a.loss, a.total, a.partial, nll_chunks(to.O * to.I));
   });

@@ -69,6 +69,9 @@ LAMINA_INLINE void dispatch_loss(PointwiseLoss kind, const F& f) {
   }
 }
 
+constexpr int64_t sum_block =
+    256;  // elements summed in the compute dtype: some 10 additions per lane and chain
+
 template <class T, class L>
 LAMINA_INLINE VecOf<T> load_or_one(const View& v, int64_t i, L lanes) {
   return v ? lanes.load(v.as<T>() + i) : VecOf<T>::set1(1);
@@ -87,10 +90,15 @@ template <class T, class Loss>
                    [&](int64_t i, auto lanes) { lanes.store(a.loss.as<T>() + begin + i, value(i, lanes)); });
     return 0;
   }
-  return double(reduce_add(accumulate(
-      n, V::zero(),
-      [&](V sum, int64_t i, auto lanes) { return sum + lanes.keep(value(i, lanes), V::zero()); },
-      [](V a, V b) { return a + b; })));
+  CompensatedSum sum;
+  for (int64_t block = 0; block < n; block += sum_block) {
+    const auto add = [&](V total, int64_t i, auto lanes) {
+      return total + lanes.keep(value(block + i, lanes), V::zero());
+    };
+    const int64_t size = n - block < sum_block ? n - block : sum_block;
+    sum.add(double(reduce_add(accumulate(size, V::zero(), add, [](V a, V b) { return a + b; }))));
+  }
+  return sum.value();
 }
 
 void forward(const PointwiseLossArgs& a) {
@@ -103,9 +111,10 @@ void forward(const PointwiseLossArgs& a) {
       });
     });
     if (a.reduction == Reduction::none) return;
-    double sum = 0;
-    for (int64_t i = 0; i < pointwise_loss_chunks(n); ++i) sum += a.partial[i];
-    a.loss.as<T>()[0] = narrow<T>(Compute<T>(a.reduction == Reduction::mean ? sum / double(n) : sum));
+    CompensatedSum sum;
+    for (int64_t i = 0; i < pointwise_loss_chunks(n); ++i) sum.add(a.partial[i]);
+    const double total = a.reduction == Reduction::mean ? sum.value() / double(n) : sum.value();
+    a.loss.as<T>()[0] = narrow<T>(Compute<T>(total));
   });
 }
 

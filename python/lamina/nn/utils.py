@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from lamina import _C
 from lamina import functional as F
 from lamina._C import Tensor
 
@@ -60,7 +61,7 @@ def clip_grad_norm_(
     grads = _gradients(parameters)
     if error_if_nonfinite:
         _check_finite(get_total_norm(grads, norm_type), "clip_grad_norm_")
-    return F.clip_grad_norm_(grads, max_norm=float(max_norm), norm_type=float(norm_type))[0]
+    return _C.clip_grad_norm_(grads, float(max_norm), float(norm_type))[0]
 
 
 def _listed(tensors: Iterable[Tensor] | Tensor) -> list[Tensor]:
