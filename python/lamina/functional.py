@@ -1571,8 +1571,8 @@ def lstm(
     """
     directions = 2 if bidirectional else 1
     groups = num_layers * directions
-    per_group, rest = divmod(len(weights), max(groups, 1))
-    if groups < 1 or rest or per_group not in (2, 4):
+    per_group = len(weights) // groups if groups > 0 else 0
+    if per_group not in (2, 4) or per_group * groups != len(weights):
         raise ValueError(
             f"lstm: {len(weights)} weights for {num_layers} layers of {directions} directions; expected 2 per direction, "
             "or 4 with biases"
@@ -1588,14 +1588,13 @@ def lstm(
             [*weights[i * per_group : (i + 1) * per_group], None, None][:4]
             for i in range(first, first + directions)
         )
-        of_layer = slice(first, first + directions)
         if layer and dropout:
             y = _dropped(y, dropout)
         y, *last = lstm_layer(
             y,
             *forward,
-            h0 if h0 is None or num_layers == 1 else h0[of_layer],
-            c0 if c0 is None or num_layers == 1 else c0[of_layer],
+            h0 if h0 is None or num_layers == 1 else h0[first : first + directions],
+            c0 if c0 is None or num_layers == 1 else c0[first : first + directions],
             lengths,
             *(reverse[0] if reverse else []),
             batch_first=batch_first,
