@@ -1448,7 +1448,7 @@ def clip_factor(
     (tensor(5.), tensor(0.2))
     """
     return _C.clip_factor(grads, max_norm, norm_type)
-# --- recurrent layers --------------------------------------------------------------------------------------------
+# --- recurrent layers -------------------------------------------------------------------------------------
 
 
 def lstm_cell(
@@ -1462,8 +1462,8 @@ def lstm_cell(
 ) -> tuple[Tensor, Tensor]:
     """One step of an LSTM: c' = f c + i g and h' = o tanh(c').
 
-    The gates are i, f, o = σ(a_i), σ(a_f), σ(a_o) and g = tanh(a_g), where a = W_ih x + b_ih + W_hh h + b_hh holds the
-    four of H units in the order i, f, g, o.
+    The gates are i, f, o = σ(a_i), σ(a_f), σ(a_o) and g = tanh(a_g), where a = W_ih x + b_ih + W_hh h + b_hh
+    holds the four of H units in the order i, f, g, o.
 
     Args:
         x: (B, I) input.
@@ -1471,7 +1471,8 @@ def lstm_cell(
         weight_ih, weight_hh: (4H, I) and (4H, H).
         bias_ih, bias_hh: (4H,), or None.
     Returns: (h', c'), both (B, H).
-    Raises: ValueError where shapes do not fit; TypeError where dtypes differ, or are not float32, bfloat16 or float64.
+    Raises: ValueError where shapes do not fit; TypeError where dtypes differ, or are not float32, bfloat16 or
+        float64.
     Source: Hochreiter and Schmidhuber 1997; Gers et al. 2000 for f; agrees with ``torch.nn.LSTMCell``.
     """
     return _C.lstm_cell(x, h, c, weight_ih, weight_hh, bias_ih, bias_hh)[:2]
@@ -1502,14 +1503,15 @@ def lstm_layer(
         x: (T, B, I) input, or (B, T, I) with ``batch_first``.
         weight_ih, weight_hh, bias_ih, bias_hh: as in ``lstm_cell``.
         h0, c0: (D, B, H) states before the first step; None: zeros.
-        lengths: (B,) int64, the steps of each sequence, from 1 to T. A sequence stops after its last step: y is 0
-            beyond, no gradient comes from there, and no time is spent there. None: all have T.
+        lengths: (B,) int64, the steps of each sequence, from 1 to T. A sequence stops after its last step: y
+            is 0 beyond, no gradient comes from there, and no time is spent there. None: all have T.
         weight_ih_reverse, weight_hh_reverse, bias_ih_reverse, bias_hh_reverse: of the reverse direction.
         batch_first: whether x and y are (B, T, …).
     Returns: y (T, B, D·H) or (B, T, D·H); h_n and c_n (D, B, H), the states after the last step of each sequence.
-    Raises: ValueError where shapes or lengths do not fit; TypeError as ``lstm_cell``, or where lengths are not int64.
-    Note: bfloat16 keeps states in float32 and rounds what it returns. Inside ``lamina.record`` lengths cannot be read:
-        there they are taken as min(max(length, 0), T).
+    Raises: ValueError where shapes or lengths do not fit; TypeError as ``lstm_cell``, or where lengths are not
+        int64.
+    Note: bfloat16 keeps states in float32 and rounds what it returns. Inside ``lamina.record`` lengths cannot
+        be read: there they are taken as min(max(length, 0), T).
     Source: agrees with ``torch.nn.LSTM``, and with its packed sequences where lengths are given.
     """
     if lengths is not None and not _C.is_recording():
@@ -1534,7 +1536,8 @@ def lstm_layer(
 def _check_lengths(lengths: np.ndarray, steps: int) -> None:
     if lengths.size and not 1 <= lengths.min() <= lengths.max() <= steps:
         raise ValueError(
-            f"lstm_layer: lengths go from {lengths.min()} to {lengths.max()}; expected 1 to the {steps} steps of x"
+            f"lstm_layer: lengths go from {lengths.min()} to {lengths.max()}; expected 1 to the {steps} steps "
+            "of x"
         )
 
 
@@ -1558,8 +1561,8 @@ def lstm(
 
     Args:
         x: (T, B, I) input, or (B, T, I) with ``batch_first``.
-        weights: for each layer, and in it for each of D directions: weight_ih, weight_hh, and, or not, bias_ih, bias_hh.
-            The layers above the first take D·H features.
+        weights: for each layer, and in it for each of D directions: weight_ih, weight_hh, and, or not, bias_ih,
+            bias_hh. The layers above the first take D·H features.
         h0, c0: (L·D, B, H), or None; ``lengths``: (B,) int64, or None; both as in ``lstm_layer``.
         num_layers: L.
         bidirectional: whether D is 2.
@@ -1574,8 +1577,8 @@ def lstm(
     per_group = len(weights) // groups if groups > 0 else 0
     if per_group not in (2, 4) or per_group * groups != len(weights):
         raise ValueError(
-            f"lstm: {len(weights)} weights for {num_layers} layers of {directions} directions; expected 2 per direction, "
-            "or 4 with biases"
+            f"lstm: {len(weights)} weights for {num_layers} layers of {directions} directions; expected 2 per "
+            "direction, or 4 with biases"
         )
     for name, state in (("h0", h0), ("c0", c0)):
         if state is not None and (state.ndim != 3 or state.shape[0] != groups):

@@ -38,9 +38,7 @@ def layer(x, directions, h0, c0, lengths, *, batch_first):
     lengths = np.full(batch, steps) if lengths is None else lengths
     zeros = np.zeros((len(directions), batch, directions[0][1].shape[1]), x.dtype)
     h0, c0 = (zeros, zeros) if h0 is None else (h0, c0)
-    results = [
-        direction(x, h0[d], c0[d], lengths, weights, reverse=d == 1) for d, weights in enumerate(directions)
-    ]
+    results = [direction(x, h0[d], c0[d], lengths, weights, reverse=d == 1) for d, weights in enumerate(directions)]
     y = np.concatenate([r[0] for r in results], axis=2)
     return (
         y.swapaxes(0, 1) if batch_first else y,

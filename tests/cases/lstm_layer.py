@@ -20,9 +20,7 @@ def reference(
     return layer(x, directions, h0, c0, lengths, batch_first=batch_first)
 
 
-def operands(
-    steps, batch, inputs, hidden, *, state=False, stop=False, both=False, bias=True, batch_first=False
-):
+def operands(steps, batch, inputs, hidden, *, state=False, stop=False, both=False, bias=True, batch_first=False):
     """x, weights, states, lengths and the weights of the reverse direction."""
     directions = 2 if both else 1
     return (
@@ -97,9 +95,7 @@ case = Case(
         Error(ValueError, "lengths is (3,); expected (2,)", *replaced(lengths=lengths(3, 3))),
         Error(ValueError, "lengths go from 0 to 0", *replaced(lengths=Arr(2, kind="int", low=0, high=1))),
         Error(ValueError, "lengths go from 4 to 4", *replaced(lengths=Arr(2, kind="int", low=4, high=5))),
-        Error(
-            TypeError, "lengths is int32", *replaced(lengths=Arr(2, dtype="int32", kind="int", low=1, high=3))
-        ),
+        Error(TypeError, "lengths is int32", *replaced(lengths=Arr(2, dtype="int32", kind="int", low=1, high=3))),
         Error(TypeError, "x is int64", *replaced(x=Arr(3, 2, 5, kind="int"))),
         Error(TypeError, "c0 is float64 but x is float32", *replaced(c0=Arr(2, 2, 4, dtype="float64"))),
     ],

@@ -13,7 +13,7 @@ from lamina.nn.module import Module, Parameter
 
 
 class _LSTMBase(Module):
-    """What the layers hold: for each suffix, the weights (4H, I) and (4H, H) and the biases, all U(−1/√H, 1/√H) at first."""
+    """What the layers hold: weights (4H, I) and (4H, H) and biases, all U(−1/√H, 1/√H) at first."""
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool) -> None:
         super().__init__()
@@ -125,8 +125,8 @@ class LSTMCell(_LSTMBase):
         bias: whether there are biases.
         dtype: of the parameters.
 
-    Shapes: x (B, I) and states (B, H) → (h', c'), both (B, H); without B for one sequence. States are zeros where
-    none are given. Parameters: ``weight_ih``, ``weight_hh``, ``bias_ih``, ``bias_hh``.
+    Shapes: x (B, I) and states (B, H) → (h', c'), both (B, H); without B for one sequence. States are zeros
+    where none are given. Parameters: ``weight_ih``, ``weight_hh``, ``bias_ih``, ``bias_hh``.
     """
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, dtype: Any = _C.float32) -> None:
