@@ -47,7 +47,8 @@ const Register batch_norm_op{{
             check<TypeError>(in[i].dtype() == t || in[i].dtype() == statistics, "batch_norm", names[i],
                              " is ", in[i].dtype(), " but x is ", t, "; expected ", t, " or ", statistics);
           }
-          check(bool(in[1]) == bool(in[2]), "batch_norm", "one of running_mean and running_var is missing");
+          check(bool(in[1]) == bool(in[2]), "batch_norm",
+                "one of running_mean and running_var is missing; expected both or none");
           check(!batches || batches.size() == 1, "batch_norm", "num_batches_tracked is ", view_of(batches),
                 "; expected one element");
           check<TypeError>(!batches || batches.dtype() == Dtype::int64, "batch_norm",
@@ -55,7 +56,7 @@ const Register batch_norm_op{{
           if (attrs.boolean("training")) {
             check(count > 1, "batch_norm", "x is ", x.view(),
                   "; training expected more than one value per channel");
-            check(batches || !attrs.is_none("momentum"), "batch_norm",
+            check(batches || !in[1] || !attrs.is_none("momentum"), "batch_norm",
                   "momentum None is an average over batches; expected num_batches_tracked");
           } else {
             check(bool(in[1]), "batch_norm", "no running statistics; expected them where training is False");

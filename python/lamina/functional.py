@@ -1247,6 +1247,174 @@ def conv_transpose2d(
     return _C.conv_transpose2d(
         x, weight, bias, stride, _borders(padding), output_padding, dilation, groups
     )
+# --- pooling ------------------------------------------------------------------------------------------------
+
+
+def max_pool2d(
+    x: Tensor,
+    *,
+    kernel_size: IntOrPair = 2,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """y[n, c, p, q] = max over (r, s) of x[n, c, p·sh + r·dh - ph, q·sw + s·dw - pw].
+
+    Args:
+        x: (N, C, H, W); float32, bfloat16 or float64.
+        kernel_size: (R, S) extents of the window, or one integer for both.
+        stride: (sh, sw) steps of the window; None: kernel_size, so that windows tile x.
+        padding: (ph, pw) rows and columns of -inf on each side, at most half of a window.
+        dilation: (dh, dw) distance of a window's elements.
+        ceil_mode: also keep last windows that overhang, if they start inside x or its first padding.
+        return_indices: also give where the maxima were.
+    Returns: (N, C, P, Q), P = (H + 2 ph - dh (R - 1) - 1) div sh + 1 (rounded up for ceil_mode), Q alike, in the
+        layout of x; with return_indices also int64 of the same shape, h·W + w of each maximum within its plane.
+    Raises:
+        ValueError: a shape that is not (N, C, H, W), windows larger than padded x, padding of more than half a window.
+        TypeError: other dtypes.
+    Note: of equal elements the first in row-major order wins; NaN wins over everything. For backward, where a tape is
+        open, one byte per element of y is kept (four where R·S > 256), and neither x nor y.
+    Source: agrees with torch.nn.functional.max_pool2d.
+    Example:
+        >>> F.max_pool2d(lamina.tensor([[[[1.0, 2.0], [4.0, 3.0]]]]), kernel_size=2)
+        tensor([[[[4.]]]])
+    """
+    y, _, indices = _C.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    return (y, indices) if return_indices else y
+
+
+def avg_pool2d(
+    x: Tensor,
+    *,
+    kernel_size: IntOrPair = 2,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """y[n, c, p, q] = Σ over (r, s) of x[n, c, p·sh + r - ph, q·sw + s - pw], divided by the number of terms.
+
+    Args:
+        x: (N, C, H, W); float32, bfloat16 or float64.
+        kernel_size: (R, S) extents of the window, or one integer for both.
+        stride: (sh, sw) steps of the window; None: kernel_size, so that windows tile x.
+        padding: (ph, pw) rows and columns of zeros on each side, at most half of a window.
+        ceil_mode: also keep last windows that overhang, if they start inside x or its first padding.
+        count_include_pad: whether padding counts as terms; what overhangs it never does.
+        divisor_override: divide by this number instead.
+    Returns: (N, C, P, Q), P = (H + 2 ph - R) div sh + 1 (rounded up for ceil_mode), Q alike, in the layout of x.
+    Raises:
+        ValueError: a shape that is not (N, C, H, W), windows larger than padded x, padding of more than half a window,
+            divisor_override 0.
+        TypeError: other dtypes.
+    Note: sums in float32 (float64 for float64), columns first, and divides once. Backward keeps nothing.
+    Source: agrees with torch.nn.functional.avg_pool2d.
+    Example:
+        >>> F.avg_pool2d(lamina.tensor([[[[1.0, 2.0], [4.0, 3.0]]]]), kernel_size=2)
+        tensor([[[[2.5]]]])
+    """
+    return _C.avg_pool2d(x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
+
+
+def _grid(x: Tensor, size: int | tuple[int | None, int | None]) -> tuple[int, ...] | int:
+    """An output size with the extents of x in the place of None."""
+    if isinstance(size, int) or None not in size:
+        return size
+    return tuple(extent if n is None else n for n, extent in zip(size, x.shape[2:], strict=False))
+
+
+def adaptive_avg_pool2d(x: Tensor, *, output_size: int | tuple[int | None, int | None] = 1) -> Tensor:
+    """Averages over a grid of P×Q bins that cover the plane.
+
+    y[n, c, p, q] is the mean of rows p·H div P to ⌈(p + 1)·H / P⌉ - 1 and columns alike. Bins of unequal length overlap.
+
+    Args:
+        x: (N, C, H, W); float32, bfloat16 or float64.
+        output_size: (P, Q), or one integer for both; None in it keeps the extent of x. 1 is the global average.
+    Returns: (N, C, P, Q) in the layout of x.
+    Raises:
+        ValueError: a shape that is not (N, C, H, W), an output size below 1.
+        TypeError: other dtypes.
+    Note: sums in float32 (float64 for float64) and divides once. Backward keeps nothing.
+    Source: agrees with torch.nn.functional.adaptive_avg_pool2d.
+    Example:
+        >>> F.adaptive_avg_pool2d(lamina.tensor([[[[1.0, 2.0], [4.0, 3.0]]]]), output_size=1)
+        tensor([[[[2.5]]]])
+    """
+    return _C.adaptive_avg_pool2d(x, _grid(x, output_size))
+
+
+def adaptive_max_pool2d(
+    x: Tensor, *, output_size: int | tuple[int | None, int | None] = 1, return_indices: bool = False
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Maxima over a grid of P×Q bins that cover the plane, the bins of adaptive_avg_pool2d.
+
+    Args:
+        x: (N, C, H, W); float32, bfloat16 or float64.
+        output_size: (P, Q), or one integer for both; None in it keeps the extent of x. 1 is the global maximum.
+        return_indices: also give where the maxima were.
+    Returns: (N, C, P, Q) in the layout of x; with return_indices also int64 of the same shape, h·W + w of each maximum
+        within its plane.
+    Raises:
+        ValueError: a shape that is not (N, C, H, W), an output size below 1.
+        TypeError: other dtypes.
+    Note: ties, NaN and what is kept for backward as for max_pool2d.
+    Source: agrees with torch.nn.functional.adaptive_max_pool2d.
+    """
+    y, _, indices = _C.adaptive_max_pool2d(x, _grid(x, output_size), return_indices)
+    return (y, indices) if return_indices else y
+
+
+# --- normalisation ------------------------------------------------------------------------------------------
+
+
+def batch_norm(
+    x: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    num_batches_tracked: Tensor | None = None,
+    *,
+    training: bool = False,
+    momentum: float | None = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """y = (x - mean) / √(var + eps) · weight + bias, mean and variance per channel.
+
+    Training takes them over the batch and moves the running ones, in place: running = (1 - momentum) · running +
+    momentum · batch, with the unbiased variance. Evaluation takes the running ones.
+
+    Args:
+        x: (N, C), (N, C, L) or (N, C, H, W); float32, bfloat16 or float64.
+        running_mean: (C,), written in training, or None (training only).
+        running_var: (C,) like running_mean.
+        weight: (C,) or None for ones.
+        bias: (C,) or None for zeros.
+        num_batches_tracked: int64 of one element, incremented in training, or None.
+        training: whether to take the statistics of the batch.
+        momentum: weight of the batch in the running statistics; None: 1 / num_batches_tracked, their plain average.
+        eps: added to the variance.
+    Returns: Tensor of the shape of x; channels-last where x is.
+    Raises:
+        ValueError: vectors that are not (C,), training on one value per channel, evaluation without running
+            statistics, momentum None without num_batches_tracked.
+        TypeError: other dtypes; vectors must have that of x or float32.
+    Note: moments of 4096 elements (64 rows or more of channels-last memory) in float32, merged in float64 in an order
+        that depends on the shape only; no square of a value that was not centred first. Backward keeps x, mean and
+        1 / √(var + eps).
+    Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167; agrees with torch.nn.functional.batch_norm.
+    Example:
+        >>> F.batch_norm(lamina.tensor([[-1.0], [1.0]]), training=True, eps=0.0)
+        tensor([[-1.],
+                [ 1.]])
+    """
+    inputs = x, running_mean, running_var, weight, bias, num_batches_tracked
+    return _C.batch_norm(*inputs, training, momentum, eps)[0]
 
 
 # --- softmax ------------------------------------------------------------------------------------------------

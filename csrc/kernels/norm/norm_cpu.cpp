@@ -124,13 +124,15 @@ void normalise_planes(const BatchNormArgs& a, double momentum) {
       if (a.is_training) {
         Moments moments;
         for_pieces(shape, c, [&](const Piece& p) {
-          const S sum = sum_piece<V>(p, [&](int64_t i, int64_t n) { return load_lanes<V>(x + i, n); });
-          const S mean = sum / S(p.count());
-          const S squares = sum_piece<V>(p, [&](int64_t i, int64_t n) {
-            V d = load_lanes<V>(x + i, n) - V::set1(mean);
-            if (n < V::N) d = select(V::first(int(n)), d, V::zero());
-            return d * d;
-          });
+          const S first = widen(x[p.begin]);
+          const auto sum_about = [&](S centre, const auto& term) {
+            return sum_piece<V>(p, [&](int64_t i, int64_t n) {
+              const V d = load_lanes<V>(x + i, n) - V::set1(centre);
+              return term(n < V::N ? select(V::first(int(n)), d, V::zero()) : d);
+            });
+          };
+          const S mean = first + sum_about(first, [](V d) { return d; }) / S(p.count());
+          const S squares = sum_about(mean, [](V d) { return d * d; });
           moments.merge(double(p.count()), double(mean), double(squares));
         });
         finish_training(a, c, moments, momentum);
@@ -149,16 +151,17 @@ void normalise_planes(const BatchNormArgs& a, double momentum) {
   });
 }
 
-// Merges K rows into the moments of the `before` rows above them, for all channels. The K rows' own moments
-// are taken in registers.
+// Merges K rows into the moments of the `before` rows above them, for all channels. The K rows' own moments are taken
+// in registers; all means are differences from the row `origin`, which keeps them near 0.
 template <int K, class T, class S = Compute<T>>
-LAMINA_INLINE void merge_rows(const T* x, int64_t C, int64_t before, S* means, S* squares) {
+LAMINA_INLINE void merge_rows(const T* x, const T* origin, int64_t C, int64_t before, S* means, S* squares) {
   using V = Vec<S>;
   const V share = V::set1(S(K) / S(before + K)), weight = V::set1(S(before) * S(K) / S(before + K));
   for_vectors<V>(C, [&](int64_t c, int64_t n) {
+    const V start = load_lanes<V>(origin + c, n);
     V rows[K], sum = V::zero(), own = V::zero();
     for (int k = 0; k < K; ++k) {
-      rows[k] = load_lanes<V>(x + k * C + c, n);
+      rows[k] = load_lanes<V>(x + k * C + c, n) - start;
       sum = sum + rows[k];
     }
     const V mean = sum * V::set1(S(1) / S(K));
@@ -178,7 +181,8 @@ void normalise_rows(const BatchNormArgs& a, double momentum) {
   const T* x = a.x.as<T>();
   T* y = a.y.as<T>();
   S* scale = static_cast<S*>(a.workspace);
-  S *bias = scale + C, *partial = bias + C;  // per block: mean (C), sum of squares about it (C)
+  S *bias = scale + C,
+    *partial = bias + C;  // per block: mean less the block's first row (C), sum of squares about it (C)
 
   if (a.is_training)
     parallel_for(shape.blocks(), [&](int64_t b) {
@@ -186,8 +190,8 @@ void normalise_rows(const BatchNormArgs& a, double momentum) {
       S *means = partial + 2 * b * C, *squares = means + C;
       for (int64_t c = 0; c < 2 * C; ++c) means[c] = S(0);
       int64_t i = begin;  // 8 rows fit in registers beside their moments
-      for (; i + 8 <= end; i += 8) merge_rows<8>(x + i * C, C, i - begin, means, squares);
-      for (; i < end; ++i) merge_rows<1>(x + i * C, C, i - begin, means, squares);
+      for (; i + 8 <= end; i += 8) merge_rows<8>(x + i * C, x + begin * C, C, i - begin, means, squares);
+      for (; i < end; ++i) merge_rows<1>(x + i * C, x + begin * C, C, i - begin, means, squares);
     });
   parallel_ranges(C, channel_group, [&](int64_t begin, int64_t end) {
     double means[channel_group] = {}, squares[channel_group] = {};
@@ -196,7 +200,8 @@ void normalise_rows(const BatchNormArgs& a, double momentum) {
       const double share = rows / (before + rows), weight = before * share;
       const S *block_means = partial + 2 * b * C + begin, *block_squares = block_means + C;
       for (int64_t c = 0; c < end - begin; ++c) {
-        const double delta = double(block_means[c]) - means[c];
+        const double block_mean = double(widen(x[b * block * C + begin + c])) + double(block_means[c]);
+        const double delta = block_mean - means[c];
         means[c] += delta * share;
         squares[c] += double(block_squares[c]) + delta * delta * weight;
       }

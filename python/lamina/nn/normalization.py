@@ -53,11 +53,6 @@ class _BatchNorm(Module):
             raise ValueError(f"{type(self).__name__}: x is {x.shape}; expected {shape}")
         uses_batch = self.training or not self.track_running_stats
         updates = self.training and self.track_running_stats
-        momentum = self.momentum
-        if updates:
-            self.num_batches_tracked.copy_(self.num_batches_tracked + 1)
-            if momentum is None:
-                momentum = 1 / float(self.num_batches_tracked)
         keeps = updates or not uses_batch
         return F.batch_norm(
             x,
@@ -65,8 +60,9 @@ class _BatchNorm(Module):
             self.running_var if keeps else None,
             self.weight,
             self.bias,
+            self.num_batches_tracked if updates else None,
             training=uses_batch,
-            momentum=0.0 if momentum is None else momentum,
+            momentum=self.momentum,
             eps=self.eps,
         )
 
