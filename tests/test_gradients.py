@@ -31,14 +31,14 @@ SHORTER = [p for p in PARAMETERS if p.values[2] != "float64"]
 
 
 def outputs_of(case, inputs, attrs):
-    """What the reference returns, without the new values of inputs that the op updates in place."""
-    outputs = as_tuple(case.reference(*inputs, **attrs))
+    """What the reference gives, without the new values of inputs that the op updates."""
+    outputs = [np.asarray(y) for y in as_tuple(case.reference(*inputs, **attrs))]
     return outputs[: len(outputs) - len(case.mutates)]
 
 
 def output_gradients(case, inputs, attrs, rng):
     """A random float64 dy for every floating output, None for the others."""
-    outputs = [np.asarray(y) for y in outputs_of(case, inputs, attrs)]
+    outputs = outputs_of(case, inputs, attrs)
     if not any(is_floating(y.dtype) for y in outputs):
         pytest.skip("no floating output")
     return [np.asarray(rng.standard_normal(y.shape)) if is_floating(y.dtype) else None for y in outputs]

@@ -7,21 +7,14 @@ K summed extent, M×N result of a product.
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections.abc import Sequence
 from typing import Any
 
-from lamina import _C, random
-from typing import Any
-from collections.abc import Sequence
-
-from collections.abc import Sequence
-
 import numpy as np
 
-from typing import Any
-
-from lamina import _C
+from lamina import _C, random
 from lamina._C import Tensor
 
 # --- copies ------------------------------------------------------------------------------------------------------
@@ -192,7 +185,7 @@ def flip(x: Tensor, *, dims: tuple[int, ...] = ()) -> Tensor:
     """
     axes = {_axis("flip", d, x.ndim) for d in dims}
     steps = [-1 if i in axes else 1 for i in range(x.ndim)]
-    starts = [max(n - 1, 0) if i in axes else 0 for i, n in enumerate(x.shape)]
+    starts = [builtins.max(n - 1, 0) if i in axes else 0 for i, n in enumerate(x.shape)]
     return _C.slice(x, starts, x.shape, steps, ())
 
 
@@ -208,10 +201,10 @@ def split(x: Tensor, *, split_size: int | tuple[int, ...] = 1, dim: int = 0) -> 
     if isinstance(split_size, int):
         if split_size < 1:
             raise ValueError(f"split: split_size is {split_size}; expected at least 1")
-        sizes = [min(split_size, n - at) for at in range(0, max(n, 1), split_size)]
+        sizes = [builtins.min(split_size, n - at) for at in range(0, builtins.max(n, 1), split_size)]
     else:
         sizes = list(split_size)
-        if sum(sizes) != n or min(sizes, default=0) < 0:
+        if builtins.sum(sizes) != n or builtins.min(sizes, default=0) < 0:
             raise ValueError(f"split: sizes {tuple(sizes)}; expected a sum of {n} (x {x.shape}, dim {dim})")
     starts, extents, steps = [0] * x.ndim, list(x.shape), [1] * x.ndim
     parts = []
@@ -234,7 +227,7 @@ def chunk(x: Tensor, *, chunks: int = 1, dim: int = 0) -> tuple[Tensor, ...]:
     if chunks < 1:
         raise ValueError(f"chunk: chunks is {chunks}; expected at least 1")
     axis = _axis("chunk", dim, x.ndim)
-    return split(x, split_size=max(1, -(-x.shape[axis] // chunks)), dim=axis)
+    return split(x, split_size=builtins.max(1, -(-x.shape[axis] // chunks)), dim=axis)
 
 
 def concat(xs: Sequence[Tensor], *, dim: int = 0) -> Tensor:
