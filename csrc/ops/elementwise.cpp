@@ -49,11 +49,17 @@ void infer_elementwise(std::string_view name, Takes takes, Gives gives, const In
   out.add(result_like(in, broadcast(name, in), gives == Gives::boolean ? Dtype::boolean : dtype));
 }
 
+// An attribute as the kernel takes it; the one string among them is gelu's approximation.
+double parameter(const Attr& attr) {
+  const std::string* text = std::get_if<std::string>(&attr);
+  return text ? *text == "tanh" : std::get<double>(attr);
+}
+
 void submit(Stream& stream, void (*kernel)(const ElementwiseArgs&), int op, const Inputs& in, size_t first,
             const Attrs& attrs, size_t attr_count, const Outputs& out) {
   ElementwiseArgs args{.op = op, .compute = compute_dtype(in[first].dtype()), .x = {}, .y = out[0].view()};
   for (size_t i = 0; i < in.size(); ++i) args.x[i] = in[i].view();
-  for (size_t i = 0; i < attr_count; ++i) args.p[i] = std::get<double>(attrs.at(i));
+  for (size_t i = 0; i < attr_count; ++i) args.p[i] = parameter(attrs.at(i));
   stream.submit(kernel, args);
 }
 
@@ -76,7 +82,12 @@ struct UnaryRecord {
   static constexpr const UnaryOp& row = unary_ops[i];
   static constexpr std::string_view name = row.name;
 
-  static void infer(const Inputs& in, const Attrs&, Inference& out) {
+  static void infer(const Inputs& in, const Attrs& attrs, Inference& out) {
+    if constexpr (name == "gelu") {
+      const std::string& approximate = attrs.string("approximate");
+      check(approximate == "none" || approximate == "tanh", name, "approximate is '", approximate,
+            "'; expected 'none' or 'tanh'");
+    }
     infer_elementwise(name, row.takes, row.gives, in, 0, out);
   }
   static void run(Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
@@ -117,7 +128,7 @@ struct BinaryRecord {
   static void run(Stream& stream, const Inputs& in, const Attrs&, const Outputs& out) {
     submit(stream, elementwise_kernels().binary, i, in, is_masked() ? 1 : 0, {}, 0, out);
   }
-  static constexpr bool is_masked() { return row.name == "keep_where" || row.name == "drop_where"; }
+  static constexpr bool is_masked() { return row.name == "where_backward_a" || row.name == "where_backward_b"; }
   static void add(std::string_view keeps) {
     Register({.schema = keep(std::string(row.name) + "(a, b) -> y"),
               .infer = infer,
@@ -183,8 +194,8 @@ Gradients vjp_minimum(const Saved& s, const Inputs& dy) {
           s.needs(1) ? larger(dy[0], s.in[0], s.in[1], s.in[1]) : Array{}};
 }
 Gradients vjp_where(const Saved& s, const Inputs& dy) {
-  return {Array{}, s.needs(1) ? sum_to(eval<"keep_where">({s.in[0], dy[0]}), s.in[1]) : Array{},
-          s.needs(2) ? sum_to(eval<"drop_where">({s.in[0], dy[0]}), s.in[2]) : Array{}};
+  return {Array{}, s.needs(1) ? sum_to(eval<"where_backward_a">({s.in[0], dy[0]}), s.in[1]) : Array{},
+          s.needs(2) ? sum_to(eval<"where_backward_b">({s.in[0], dy[0]}), s.in[2]) : Array{}};
 }
 
 template <int... i>
@@ -210,8 +221,8 @@ const bool registered = [] {
   BinaryRecord<binary_op("logical_and"), nullptr>::add("");
   BinaryRecord<binary_op("logical_or"), nullptr>::add("");
   BinaryRecord<binary_op("logical_xor"), nullptr>::add("");
-  BinaryRecord<binary_op("keep_where"), nullptr>::add("");
-  BinaryRecord<binary_op("drop_where"), nullptr>::add("");
+  BinaryRecord<binary_op("where_backward_a"), nullptr>::add("");
+  BinaryRecord<binary_op("where_backward_b"), nullptr>::add("");
   TernaryRecord<ternary_op("where"), vjp_where>::add("condition, a, b", "condition");
   TernaryRecord<ternary_op("div_backward"), nullptr>::add("dy, y, b");
   TernaryRecord<ternary_op("pow_backward_base"), nullptr>::add("dy, a, b");

@@ -137,8 +137,8 @@ Gradients prod_vjp(const Saved& s, const Inputs& dy) {
   const Array P = eval<"prod">({factors}, {{"dim", dim}, {"keepdim", true}});
   const Array zeros = eval<"sum">({is_zero}, {{"dim", dim}, {"keepdim", true}});
   const Array g = eval<"mul">({keep_axes(dy[0], x.ndim(), axes), P});
-  const Array at_others = eval<"keep_where">({eval<"eq">({zeros, scalar(0, Dtype::int64)}), g});
-  const Array at_zero = eval<"keep_where">({eval<"eq">({zeros, scalar(1, Dtype::int64)}), g});
+  const Array at_others = eval<"where_backward_a">({eval<"eq">({zeros, scalar(0, Dtype::int64)}), g});
+  const Array at_zero = eval<"where_backward_a">({eval<"eq">({zeros, scalar(1, Dtype::int64)}), g});
   return {eval<"where">({is_zero, at_zero, eval<"div">({at_others, factors})})};
 }
 
@@ -157,7 +157,7 @@ Gradients extremum_vjp(const Saved& s, const Inputs& dy) {
   const Array is_extremum = eval<"eq">({x, keep_axes(s.out[0], x.ndim(), axes)});
   const Array count = eval<"sum">({is_extremum}, {{"dim", s.attrs["dim"]}, {"keepdim", true}});
   const Array share = eval<"div">({dy_kept, eval<"cast">({count}, {{"dtype", x.dtype()}})});
-  return {eval<"keep_where">({is_extremum, share})};
+  return {eval<"where_backward_a">({is_extremum, share})};
 }
 
 Gradients var_vjp(const Saved& s, const Inputs& dy) {
@@ -173,7 +173,7 @@ Gradients norm_vjp(const Saved& s, const Inputs& dy) {
   const Array& x = s.in[0];
   const Axes axes = axes_in<Reduction::norm>(x, s.attrs);
   const Array is_zero = eval<"eq">({s.out[0], scalar(0, x.dtype())});
-  const Array ratio = eval<"drop_where">({is_zero, eval<"div">({dy[0], s.out[0]})});
+  const Array ratio = eval<"where_backward_b">({is_zero, eval<"div">({dy[0], s.out[0]})});
   return {eval<"mul">({x, keep_axes(ratio, x.ndim(), axes)})};
 }
 

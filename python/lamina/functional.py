@@ -484,9 +484,8 @@ def square(x: Tensor) -> Tensor:
 def exp(x: Tensor) -> Tensor:
     """eˣ.
 
-    Args: x: any shape, any floating dtype.
+    Args: x: any shape and dtype; integers count as float32.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     Note: Error below 1 ULP (unit in the last place).
     """
     return _C.exp(x)
@@ -495,9 +494,8 @@ def exp(x: Tensor) -> Tensor:
 def expm1(x: Tensor) -> Tensor:
     """eˣ − 1, exact for small x too.
 
-    Args: x: any shape, any floating dtype.
+    Args: x: any shape and dtype; integers count as float32.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     Note: Error below 2 ULP.
     """
     return _C.expm1(x)
@@ -506,9 +504,8 @@ def expm1(x: Tensor) -> Tensor:
 def log(x: Tensor) -> Tensor:
     """The natural logarithm; −inf at 0, NaN below.
 
-    Args: x: any shape, any floating dtype.
+    Args: x: any shape and dtype; integers count as float32.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     Note: Error below 1 ULP.
     """
     return _C.log(x)
@@ -517,9 +514,8 @@ def log(x: Tensor) -> Tensor:
 def log1p(x: Tensor) -> Tensor:
     """log(1 + x), exact for small x too.
 
-    Args: x: any shape, any floating dtype.
+    Args: x: any shape and dtype; integers count as float32.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     Note: Error below 2 ULP.
     """
     return _C.log1p(x)
@@ -528,9 +524,8 @@ def log1p(x: Tensor) -> Tensor:
 def sqrt(x: Tensor) -> Tensor:
     """√x; NaN where x is negative.
 
-    Args: x: any shape, any floating dtype.
+    Args: x: any shape and dtype; integers count as float32.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     """
     return _C.sqrt(x)
 
@@ -538,9 +533,8 @@ def sqrt(x: Tensor) -> Tensor:
 def rsqrt(x: Tensor) -> Tensor:
     """1 / √x.
 
-    Args: x: any shape, any floating dtype.
+    Args: x: any shape and dtype; integers count as float32.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     """
     return _C.rsqrt(x)
 
@@ -548,9 +542,8 @@ def rsqrt(x: Tensor) -> Tensor:
 def reciprocal(x: Tensor) -> Tensor:
     """1 / x.
 
-    Args: x: any shape, any floating dtype.
+    Args: x: any shape and dtype; integers count as float32.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     """
     return _C.reciprocal(x)
 
@@ -558,9 +551,8 @@ def reciprocal(x: Tensor) -> Tensor:
 def sin(x: Tensor) -> Tensor:
     """sin x, x in radians.
 
-    Args: x: any shape, any floating dtype.
+    Args: x: any shape and dtype; integers count as float32.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     Note: Error below 3 ULP.
     """
     return _C.sin(x)
@@ -569,9 +561,8 @@ def sin(x: Tensor) -> Tensor:
 def cos(x: Tensor) -> Tensor:
     """cos x, x in radians.
 
-    Args: x: any shape, any floating dtype.
+    Args: x: any shape and dtype; integers count as float32.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     Note: Error below 3 ULP.
     """
     return _C.cos(x)
@@ -580,9 +571,8 @@ def cos(x: Tensor) -> Tensor:
 def tanh(x: Tensor) -> Tensor:
     """tanh x = (eˣ − e⁻ˣ) / (eˣ + e⁻ˣ).
 
-    Args: x: any shape, any floating dtype.
+    Args: x: any shape and dtype; integers count as float32.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     Note: Error below 3 ULP.
     """
     return _C.tanh(x)
@@ -591,9 +581,8 @@ def tanh(x: Tensor) -> Tensor:
 def sigmoid(x: Tensor) -> Tensor:
     """σ(x) = 1 / (1 + e⁻ˣ).
 
-    Args: x: any shape, any floating dtype.
+    Args: x: any shape and dtype; integers count as float32.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     Note: Error below 3 ULP, for large negative x too.
     """
     return _C.sigmoid(x)
@@ -602,9 +591,8 @@ def sigmoid(x: Tensor) -> Tensor:
 def erf(x: Tensor) -> Tensor:
     """The error function 2/√π ∫₀ˣ exp(−t²) dt.
 
-    Args: x: any shape, any floating dtype.
+    Args: x: any shape and dtype; integers count as float32.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     Note: Error below 2 ULP.
     """
     return _C.erf(x)
@@ -613,9 +601,8 @@ def erf(x: Tensor) -> Tensor:
 def relu(x: Tensor) -> Tensor:
     """max(x, 0).
 
-    Args: x: any shape, any floating dtype.
+    Args: x: any shape and dtype; integers count as float32.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     Note: NaN stays NaN. The gradient at 0 is 0.
 
     >>> F.relu(lamina.tensor([-1.0, 2.0]))
@@ -627,9 +614,8 @@ def relu(x: Tensor) -> Tensor:
 def leaky_relu(x: Tensor, *, negative_slope: float = 0.01) -> Tensor:
     """x where x > 0, else ``negative_slope`` · x.
 
-    Args: x: any shape, any floating dtype. negative_slope: factor for the rest.
+    Args: x: any shape and dtype; integers count as float32. negative_slope: factor for the rest.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     """
     return _C.leaky_relu(x, negative_slope)
 
@@ -637,9 +623,8 @@ def leaky_relu(x: Tensor, *, negative_slope: float = 0.01) -> Tensor:
 def elu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
     """x where x > 0, else ``alpha`` (eˣ − 1).
 
-    Args: x: any shape, any floating dtype. alpha: the limit at −∞, negated.
+    Args: x: any shape and dtype; integers count as float32. alpha: the limit at −∞, negated.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     """
     return _C.elu(x, alpha)
 
@@ -648,10 +633,10 @@ def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
     """x Φ(x) with the normal distribution function Φ(x) = (1 + erf(x / √2)) / 2.
 
     Args:
-        x: any shape, any floating dtype.
+        x: any shape and dtype; integers count as float32.
         approximate: "none", or "tanh" for x (1 + tanh(√(2/π) (x + 0.044715 x³))) / 2.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor; ValueError for another approximation.
+    Raises: ValueError for another approximation.
     Source: Hendrycks and Gimpel, Gaussian error linear units, https://arxiv.org/abs/1606.08415
     """
     return _C.gelu(x, approximate)
@@ -660,9 +645,8 @@ def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
 def silu(x: Tensor) -> Tensor:
     """x σ(x), also called swish.
 
-    Args: x: any shape, any floating dtype.
+    Args: x: any shape and dtype; integers count as float32.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     """
     return _C.silu(x)
 
@@ -670,9 +654,8 @@ def silu(x: Tensor) -> Tensor:
 def softplus(x: Tensor) -> Tensor:
     """log(1 + eˣ), a smooth max(x, 0).
 
-    Args: x: any shape, any floating dtype.
+    Args: x: any shape and dtype; integers count as float32.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     """
     return _C.softplus(x)
 
@@ -680,9 +663,8 @@ def softplus(x: Tensor) -> Tensor:
 def floor(x: Tensor) -> Tensor:
     """The largest integer that is not above x.
 
-    Args: x: any shape, any floating dtype.
+    Args: x: any shape and dtype; integers count as float32.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     Note: The gradient is zero, and not recorded.
     """
     return _C.floor(x)
@@ -691,9 +673,8 @@ def floor(x: Tensor) -> Tensor:
 def ceil(x: Tensor) -> Tensor:
     """The smallest integer that is not below x.
 
-    Args: x: any shape, any floating dtype.
+    Args: x: any shape and dtype; integers count as float32.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     Note: The gradient is zero, and not recorded.
     """
     return _C.ceil(x)
@@ -702,9 +683,8 @@ def ceil(x: Tensor) -> Tensor:
 def round(x: Tensor) -> Tensor:
     """The integer next to x; of two equally near ones, the even one.
 
-    Args: x: any shape, any floating dtype.
+    Args: x: any shape and dtype; integers count as float32.
     Returns: Tensor of the same shape and dtype.
-    Raises: TypeError for an integer or bool tensor.
     Note: The gradient is zero, and not recorded.
     """
     return _C.round(x)
@@ -723,9 +703,8 @@ def clamp(x: Tensor, *, min: float = float("-inf"), max: float = float("inf")) -
 def isnan(x: Tensor) -> Tensor:
     """True where x is NaN.
 
-    Args: x: any shape, any floating dtype.
+    Args: x: any shape and dtype; integers count as float32.
     Returns: bool Tensor of the same shape.
-    Raises: TypeError for an integer or bool tensor.
     """
     return _C.isnan(x)
 

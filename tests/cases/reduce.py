@@ -19,7 +19,9 @@ def reduction(f):
 
 
 def var(x, *, dim=None, correction=1, keepdim=False):
-    return np.var(x, axis=axes(dim), ddof=correction, keepdims=keepdim)
+    deviations = x - np.mean(x, axis=axes(dim), keepdims=True)
+    squares = np.sum(deviations * deviations, axis=axes(dim), keepdims=keepdim)
+    return squares / np.maximum(x.size / max(squares.size, 1) - correction, 0).astype(x.dtype)
 
 
 def norm(x, *, dim=None, keepdim=False):
@@ -36,11 +38,11 @@ def sum_to(x, *, shape=()):
     return x.sum(axis=repeated, keepdims=True) if repeated else x
 
 
-def shapes(kind="distinct"):
+def shapes(kind="distinct", **rest):
     """Inner, outer and mixed axes; lengths around vectors, leaves (1024 elements, 64 rows), segments (65536)."""
 
     def arr(*shape, **more):
-        return Arr(*shape, kind=kind, **more)
+        return Arr(*shape, **{"kind": kind, **rest, **more})
 
     return [
         Sample("scalar", arr()),
@@ -53,7 +55,7 @@ def shapes(kind="distinct"):
         Sample("axis of extent 1", arr(3, 1, 5), dim=1),
         Sample("empty result", arr(0, 3), dim=1),
         Sample("leaf + 1", arr(2, 1025), dim=1).no_gradient(),
-        Sample("rows of a leaf + 1", arr(65, 9), dim=0).no_gradient(),
+        Sample("rows of a leaf + 1", arr(65, 9), dim=0).only("float32", "bfloat16").no_gradient(),
         Sample("wide rows", arr(7, 1100), dim=0).no_gradient(),
         Sample("per channel", arr(2, 3, 4, 5), dim=(0, 2, 3)),
         Sample("per channel, channels last", arr(2, 3, 4, 5, layout="channels_last"), dim=(0, 2, 3)),
@@ -75,6 +77,7 @@ INTEGERS = [
     Sample("int64", Arr(33, 3, kind="int", low=-2, high=3), dim=0).only("float32"),
 ]
 UINT8 = [Sample("uint8", Arr(3, 33, kind="int", dtype="uint8", low=1, high=3), dim=1).only("float32")]
+CANCELLING = [Sample("cancelling", Arr(5, 300, layout="misaligned"), dim=0).no_gradient()]
 BOOL = [Sample("bool", Arr(3, 33, kind="bool"), dim=0).only("float32")]
 EMPTY = [Error(ValueError, "expected at least one element", Arr(3, 0), dim=1)]
 
@@ -131,12 +134,15 @@ ARG_ERRORS = [Error(ValueError, "expected an axis of x", Arr(2, 3), dim=-3), *EM
 
 cases = [
     case(
-        "sum", reduction(np.sum), [*shapes("normal"), *NONE, *SPECIAL, *INTEGERS, *BOOL], bench=bench("sum")
+        "sum",
+        reduction(np.sum),
+        [*shapes("positive"), *CANCELLING, *NONE, *SPECIAL, *INTEGERS, *BOOL],
+        bench=bench("sum"),
     ),
     case(
         "mean",
         reduction(np.mean),
-        [*shapes("normal"), *SPECIAL],
+        [*shapes("positive"), *CANCELLING, *SPECIAL],
         more_errors=[Error(TypeError, "expected a floating dtype", Arr(3, kind="int"))],
     ),
     case(
@@ -165,11 +171,10 @@ cases = [
         "var",
         var,
         [
+            # one layout only: "expanded" repeats values, and the variance of equal values is all rounding
             *(
-                Sample(s.name, *s.inputs, **{"correction": 0, **s.attrs}).no_gradient()
-                if s.name in ("scalar", "axis of extent 1", "no axis")
-                else s
-                for s in shapes("normal")
+                s.no_gradient() if s.name in ("scalar", "axis of extent 1", "no axis") else s
+                for s in shapes("normal", layout="misaligned")
             ),
             Sample("far from 0", Arr(4, 500, kind="uniform", low=1000, high=1001), dim=1)
             .only("float32", "float64")
@@ -182,7 +187,7 @@ cases = [
         "norm",
         norm,
         [
-            *shapes("normal"),
+            *shapes("positive"),
             *NONE,
             Sample("zero vector", np.zeros((2, 3)), dim=1).no_gradient(),
         ],

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from cases import Arr, Bench, Case, Sample
+from cases import Arr, Bench, Case, Error, Sample
 
 erf_of_float = np.vectorize(math.erf, otypes=[np.float64])
 
@@ -20,7 +20,7 @@ def sigmoid(x):
 
 def gelu(x, *, approximate="none"):
     if approximate == "tanh":
-        return x * sigmoid(x * (1.5957691216057308 + 0.07135481627159911 * x * x))
+        return x * sigmoid(math.sqrt(8 / math.pi) * (x + 0.044715 * x**3))
     return x * (0.5 + 0.5 * erf(x * x.dtype.type(0.7071067811865476)))
 
 
@@ -130,6 +130,7 @@ cases = [
     function(
         "gelu",
         gelu,
+        errors=[Error(ValueError, "expected 'none' or 'tanh'", Arr(3), approximate="sigmoid")],
         bench=bench("gelu", "gelu"),
         samples=[
             Sample("tanh", Arr(40), approximate="tanh"),

@@ -133,14 +133,14 @@ struct Binary<binary_op("logical_xor")> {
 };
 
 template <>
-struct Binary<binary_op("keep_where")> {
+struct Binary<binary_op("where_backward_a")> {
   template <class V>
   LAMINA_INLINE static V value(V a, V b) {
     return select(is_true(a), b, V::zero());
   }
 };
 template <>
-struct Binary<binary_op("drop_where")> {
+struct Binary<binary_op("where_backward_b")> {
   template <class V>
   LAMINA_INLINE static V value(V a, V b) {
     return select(is_true(a), V::zero(), b);

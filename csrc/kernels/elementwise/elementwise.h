@@ -37,7 +37,7 @@ struct UnaryOp {
   Slope slope;
   Takes takes = Takes::floating;
   Gives gives = Gives::same;
-  std::string_view attributes = "";  // of the record; at most two floats, args.p in order
+  std::string_view attributes = "";  // of the record; at most two, args.p in order
 };
 
 inline constexpr UnaryOp unary_ops[] = {
@@ -60,8 +60,7 @@ inline constexpr UnaryOp unary_ops[] = {
     {"relu", Slope::output},
     {"leaky_relu", Slope::input, Takes::floating, Gives::same, "negative_slope: float = 0.01"},
     {"elu", Slope::output, Takes::floating, Gives::same, "alpha: float = 1.0"},
-    {"gelu", Slope::input},
-    {"gelu_tanh", Slope::input},
+    {"gelu", Slope::input, Takes::floating, Gives::same, "approximate: str = 'none'"},  // p[0]: is it 'tanh'
     {"silu", Slope::input},
     {"softplus", Slope::input},
     {"floor", Slope::nothing},
@@ -95,8 +94,8 @@ inline constexpr BinaryOp binary_ops[] = {
     {"logical_and", Takes::any, Gives::boolean},
     {"logical_or", Takes::any, Gives::boolean},
     {"logical_xor", Takes::any, Gives::boolean},
-    {"keep_where", Takes::any},  // b where a, else 0
-    {"drop_where", Takes::any},  // 0 where a, else b
+    {"where_backward_a", Takes::any},  // b where a, else 0: of (condition, dy)
+    {"where_backward_b", Takes::any},  // 0 where a, else b
 };
 
 inline constexpr BinaryOp ternary_ops[] = {

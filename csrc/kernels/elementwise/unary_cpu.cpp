@@ -190,11 +190,19 @@ struct Unary<unary_op("tanh")> : FromActivation<Tanh> {};
 template <>
 struct Unary<unary_op("sigmoid")> : FromActivation<Sigmoid> {};
 template <>
-struct Unary<unary_op("gelu")> : FromActivation<Gelu> {};
-template <>
-struct Unary<unary_op("gelu_tanh")> : FromActivation<GeluTanh> {};
-template <>
 struct Unary<unary_op("silu")> : FromActivation<Silu> {};
+
+template <>
+struct Unary<unary_op("gelu")> {
+  template <class V>
+  LAMINA_INLINE static V value(V x, const double* p) {
+    return p[0] ? GeluTanh::value(x) : Gelu::value(x);
+  }
+  template <class V>
+  LAMINA_INLINE static V backward(V dy, V x, const double* p) {
+    return dy * (p[0] ? GeluTanh::slope(x, x) : Gelu::slope(x, x));
+  }
+};
 
 // Piecewise functions select dy, so that an infinite dy does not meet a slope of 0.
 template <>
