@@ -95,8 +95,9 @@ cases = [
         np.power,
         [
             *pairs("positive"),
-            Sample("squares", Arr(4, 9), np.array(2.0)),
-            Sample("cubes", Arr(4, 9), np.array(3.0)),
+            Sample("squares", Arr(4, 9, kind="positive"), np.array(2.0)),
+            Sample("squares of any sign", Arr(4, 9), np.array(2.0)).no_gradient(),
+            Sample("cubes", Arr(4, 9, kind="positive"), np.array(3.0)),
             Sample("zeroth powers", Arr(4, 9), np.array(0.0)).no_gradient(),
         ],
     ),

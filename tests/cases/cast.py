@@ -12,7 +12,7 @@ def reference(x, *, dtype="float32"):
 def rounds(source):
     names = ("float32", "float64", "bfloat16", "float16")
     return [
-        Sample(f"{source} to {name}", Arr(3, 37, dtype=source), dtype=name).only(name)
+        Sample(f"{source} to {name}", Arr(3, 37, dtype=source), dtype=name).only(name).no_gradient()
         for name in names
         if name != source
     ]

@@ -59,7 +59,7 @@ inline constexpr UnaryOp unary_ops[] = {
     {"erf", Slope::input},
     {"relu", Slope::output},
     {"leaky_relu", Slope::input, Takes::floating, Gives::same, "negative_slope: float = 0.01"},
-    {"elu", Slope::output, Takes::floating, Gives::same, "alpha: float = 1.0"},
+    {"elu", Slope::input, Takes::floating, Gives::same, "alpha: float = 1.0"},
     {"gelu", Slope::input, Takes::floating, Gives::same, "approximate: str = 'none'"},  // p[0]: is it 'tanh'
     {"silu", Slope::input},
     {"softplus", Slope::input},
