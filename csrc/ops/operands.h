@@ -6,8 +6,9 @@
 
 namespace lamina {
 
-// True iff elements of equal index lie at equal offsets (axes of extent 1 do not count).
+// True iff elements of equal index lie at equal offsets, in views of one shape.
 inline bool same_order(const View& a, const View& b) {
+  if (a.size() == 0) return true;
   for (int i = 0; i < a.ndim; ++i)
     if (a.shape[i] != 1 && a.strides[i] != b.strides[i]) return false;
   return true;
