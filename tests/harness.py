@@ -1,7 +1,8 @@
 """How a case is judged: calling the op, the truth, the tolerance, the comparison and numeric gradients.
 
 The tolerance is derived, not chosen. Let y64 be the reference in float64 on the very inputs of the op
-(already rounded to the working dtype) and y_low the same function in the working dtype. An op passes where
+(already rounded to the working dtype; in long double where that is float64) and y_low the same function in
+the working dtype. An op passes where
 
     max|y - y64| <= 3 max|y_low - y64| + floor.
 
@@ -90,10 +91,11 @@ class Expected:
 
 
 def expected(case: Case, inputs: list[Any], attrs: dict[str, Any], dtype: str) -> list[Expected]:
-    """Runs the reference in float64 and in the working dtype."""
+    """Runs the reference in float64 (long double where float64 is the working dtype) and in the working dtype."""
     work = np.float32 if dtype in SHORT else numpy_dtype(dtype)
     with np.errstate(all="ignore"):
-        truths = as_tuple(case.reference(*cast(inputs, np.float64), **attrs))
+        exact = np.longdouble if work == np.float64 else np.float64
+        truths = as_tuple(case.reference(*cast(inputs, exact), **attrs))
         lows = as_tuple(case.reference(*cast(inputs, work), **attrs))
     n_outputs = len(truths) - len(case.mutates)
     results = []
@@ -114,7 +116,7 @@ def output_dtype(case: Case, output: int, dtype: str) -> np.dtype:
 def tolerance(truth: np.ndarray, low: np.ndarray, dtype: np.dtype) -> float:
     """3 max|y_low - y64| + floor over the elements that are finite in both; see the head of this file."""
     with np.errstate(all="ignore"):
-        low = low.astype(dtype).astype(np.float64)
+        low = low.astype(dtype).astype(truth.dtype)
         finite = np.isfinite(truth) & np.isfinite(low)
         error, size = np.abs(low - truth)[finite], np.abs(truth)[finite]
     if not size.size:

@@ -62,7 +62,7 @@ case = Case(
         ),
         Sample("stride > kernel", Arr(1, 3, 3, 4), Arr(3, 4, 2, 1), Arr(4), stride=(3, 4)),
         Sample("stride > kernel, output padding", Arr(1, 3, 3, 2), Arr(3, 4, 1, 1), stride=3, output_padding=(2, 1)),
-        Sample("4 x 4 filter, stride 2", Arr(1, 17, 3, 4), Arr(17, 5, 4, 4), stride=2, padding=1),
+        Sample("4 x 4 filter, stride 2", Arr(1, 9, 3, 4), Arr(9, 5, 4, 4), stride=2, padding=1),
         Sample("asymmetric padding", Arr(1, 4, 4, 5), Arr(4, 3, 3, 3), padding=(2, 0, 1, 3)),
         Sample("padding per axis", Arr(1, 2, 4, 5), Arr(2, 4, 3, 5), padding=(1, 2)),
         Sample("dilation", Arr(1, 3, 4, 5), Arr(3, 4, 3, 3), Arr(4), padding=2, dilation=2),

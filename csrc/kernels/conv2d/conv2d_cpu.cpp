@@ -50,8 +50,9 @@ Conv2dPlan plan_for(ConvPass pass, const Conv2dArgs& a) {
     const int64_t cut = p.groups * ceil_div(p.per_group(), plan.block_panels);
     const int64_t useful = pixels * per_panel * p.per_group() * p.groups / task_flops / cut;
     const int64_t affordable = (int64_t(1) << 20) / larger(1, p.elements());
+    // Each part has four blocks at least, so that adding the parts costs little against making them.
     plan.partials = larger(1, smaller(smaller(ceil_div(tasks, cut), useful),
-                                      smaller(affordable, ceil_div(pixels, plan.block_pixels))));
+                                      smaller(affordable, smaller(pixels / (4 * plan.block_pixels), a.y.shape[0] * a.y.shape[2]))));
   } else {
     plan.block_pixels = 240;
     const int64_t blocks = larger(1, ceil_div(pixels, plan.block_pixels)) * p.groups;

@@ -49,20 +49,26 @@ LAMINA_INLINE PanelShape panel_shape(const Conv2dArgs& a, bool transposed, int64
           a.weight.shape[2], a.weight.shape[3], width, transposed};
 }
 
-// Calls f(view of weight, view of panels) for the whole panels and for the last one of each group, if it is narrower.
+// Calls f(view of weight, view of panels) for pieces that together are all of it: whole panels and the last one of a
+// group, if it is narrower, cut along k where neighbours in k lie far apart in weight (`transposed`): 16 of them are as
+// many streams as prefetchers follow.
 template <class T, class F>
 LAMINA_INLINE void for_panel_views(const PanelShape& p, const View& weight, T* panels, const F& f) {
   const int64_t* const s = weight.strides;
   const int64_t group = weight.shape[0] / p.groups * s[0];
   const int64_t column = p.transposed ? s[1] : s[0], k = p.transposed ? s[0] : s[1];
   const int64_t panel = p.R * p.S * p.depth * p.width, whole = p.columns / p.width, rest = p.columns % p.width;
+  const int64_t step = p.transposed ? 16 : larger(1, p.depth);
   const auto views = [&](int64_t first, int64_t count, int64_t width) {
     if (count == 0 || width == 0) return;
-    f(make_view(weight.as<T>() + first * p.width * column, dtype_of<T>,
-                {{p.groups, group}, {count, p.width * column}, {width, column}, {p.R, s[2]}, {p.S, s[3]}, {p.depth, k}}),
-      make_view(panels + first * panel, dtype_of<T>,
-                {{p.groups, p.per_group() * panel}, {count, panel}, {width, 1},
-                 {p.R, p.S * p.depth * p.width}, {p.S, p.depth * p.width}, {p.depth, p.width}}));
+    for (int64_t k0 = 0; k0 < p.depth; k0 += step) {
+      const int64_t n = smaller(step, p.depth - k0);
+      f(make_view(weight.as<T>() + first * p.width * column + k0 * k, dtype_of<T>,
+                  {{p.groups, group}, {count, p.width * column}, {width, column}, {p.R, s[2]}, {p.S, s[3]}, {n, k}}),
+        make_view(panels + first * panel + k0 * p.width, dtype_of<T>,
+                  {{p.groups, p.per_group() * panel}, {count, panel}, {width, 1},
+                   {p.R, p.S * p.depth * p.width}, {p.S, p.depth * p.width}, {n, p.width}}));
+    }
   };
   views(0, whole, p.width);
   views(whole, 1, rest);

@@ -109,10 +109,11 @@ struct WeightGradient {
             .tap_row = a.dilation[0] * row, .tap_column = 0};
   }
 
-  // sum[tap][c + i][column] += sum over the block's pixels, for one tile of channels and one panel of filters.
+  // sum[tap][c + i][column] = (0 at first, or itself) + sum over the block's pixels, for one tile of channels and one
+  // panel of filters.
   template <int NV>
   [[gnu::noinline]] void tile(const PixelBlock& b, const TapPlanes<S>& planes, const S* x, const S* dy, S* sum,
-                              int64_t valid) const {
+                              int64_t valid, bool first) const {
     constexpr int64_t NR = tile_columns<S>;
     // Rows that follow one another without a gap are one run of k.
     const bool whole = planes.row == Q * planes.pixel;
@@ -128,27 +129,27 @@ struct WeightGradient {
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) {
         S* const to = sum + i * NR + j * Vec<S>::N;
-        (Vec<S>::load(to) + acc.v[i][j]).store(to);
+        (first ? acc.v[i][j] : Vec<S>::load(to) + acc.v[i][j]).store(to);
       }
     }
   }
 
   template <int NV = tile_vectors>
-  LAMINA_INLINE void tiles(const PixelBlock& b, const TapPlanes<S>& planes, const S* dy, S* sum, int64_t columns) const {
+  LAMINA_INLINE void tiles(const PixelBlock& b, const TapPlanes<S>& planes, const S* dy, S* sum, int64_t columns,
+                           bool first) const {
     if constexpr (NV > 1) {
-      if (columns <= (NV - 1) * Vec<S>::N) return tiles<NV - 1>(b, planes, dy, sum, columns);
+      if (columns <= (NV - 1) * Vec<S>::N) return tiles<NV - 1>(b, planes, dy, sum, columns, first);
     }
     for (int64_t c = 0; c < channels; c += tile_rows)
       for (int64_t r = 0; r < taps_h; ++r)
         for (int64_t s = 0; s < taps_w; ++s)
           tile<NV>(b, planes, planes.data + c / planes.width * planes.panel + r * planes.tap_row + s * planes.tap_column,
-                   dy, sum + ((r * taps_w + s) * channels + c) * tile_columns<S>, channels - c);
+                   dy, sum + ((r * taps_w + s) * channels + c) * tile_columns<S>, channels - c, first);
   }
 
-  // Partial sum over blocks [begin, end) for panels [first, last) of group g.
+  // Partial sum over blocks [begin, end), begin < end, for panels [first, last) of group g.
   void partial(int64_t pixels, int64_t g, int64_t first, int64_t last, int64_t begin, int64_t end, S* sum) const {
     constexpr int64_t NR = tile_columns<S>;
-    __builtin_memset(sum, 0, size_t((last - first) * panel_elements) * sizeof(S));
     const int64_t most = block_images(pixels) * block_rows(pixels) * Q;
     S* const packed_dy = scratch<S>(Scratch::pack_b, (last - first) * most * NR);
     S* packed_x = nullptr;
@@ -164,7 +165,7 @@ struct WeightGradient {
       const TapPlanes<S> planes = merged ? merged_planes(b) : pack_x(g, b, packed_x);
       for (int64_t q = first; q < last; ++q)
         tiles(b, planes, packed_dy + (q - first) * b.images * b.rows * Q * NR, sum + (q - first) * panel_elements,
-              smaller(NR, filters - q * NR));
+              smaller(NR, filters - q * NR), i == begin);
     }
   }
 };
