@@ -21,33 +21,60 @@ struct DepthwiseSum {
   const S* bias;
 };
 
-// `Pixels` neighbours j, j + 1 … of one row, all of which read inside the source under every tap of [l0, l1).
-template <int Pixels, class T>
+// `Pixels` neighbours j, j + 1 … of one row, all of which read inside the source under every tap of [l0, l1). Sliding:
+// three neighbouring taps, under which n neighbouring pixels read n + 2 pixels of the source, each loaded once.
+template <int Pixels, bool Sliding, class T>
 [[gnu::noinline]] void depthwise_pixels(const DepthwiseSum<T>& p, const T* image, T* result_row, int64_t i, int64_t j,
                                         int64_t k0, int64_t k1, int64_t l0, int64_t l1) {
-  using V = VecOf<T>;
-  constexpr int NV = 2;  // 4 pixels x 2 vectors: 8 sums in flight for two FMA units of latency 4
-  const int64_t neighbour = p.w.step * p.source_pixel, result_pixel = p.w.pitch * p.result_pixel;
-  const T* const corner = image + (i * p.h.step + p.h.offset) * p.source_row + (j * p.w.step + p.w.offset) * p.source_pixel;
+  using S = Compute<T>;
+  using V = Vec<S>;
+  // 4 pixels x 2 vectors: 8 sums in flight for two FMA units of latency 4. Sliding needs the registers for pixels.
+  constexpr int NV = Sliding ? 1 : 2;
+  const TapAxis &h = p.h, &w = p.w;
+  const int64_t result_pixel = w.pitch * p.result_pixel, neighbour = w.step * p.source_pixel;
+  const int64_t column = Sliding ? smaller(0, 2 * w.offset_step) : l0 * w.offset_step;
+  const T* const corner = image + (i * h.step + h.offset + k0 * h.offset_step) * p.source_row + (j * w.step + w.offset + column) * p.source_pixel;
   T* const out = result_row + j * result_pixel;
+  // Locals, because vector stores may alias whatever p points to.
+  const int64_t C = p.channels, rows = k1 - k0, columns = l1 - l0;
+  const int64_t x_row = h.offset_step * p.source_row, x_column = w.offset_step * p.source_pixel;
+  const int64_t weight_row = h.tap_step * p.filter_width * C, weight_column = w.tap_step * C;
+  const int64_t from_weight = Sliding && w.offset_step < 0 ? 2 * weight_column : l0 * weight_column;
+  const int64_t sliding_step = w.offset_step < 0 ? -weight_column : weight_column;
+  const S* const weights = p.weights + ((h.tap + k0 * h.tap_step) * p.filter_width + w.tap) * C + from_weight;
+  const S* const biases = p.bias;
   const auto channels = [&](int64_t c, auto vectors, auto load, auto store) {
     constexpr int n = decltype(vectors)::value;
     V acc[Pixels][n];
 #pragma GCC unroll 4
     for (int v = 0; v < n; ++v) {
-      const V bias = load(p.bias + c + v * V::N);
+      const V bias = load(biases + c + v * V::N);
 #pragma GCC unroll 4
       for (int t = 0; t < Pixels; ++t) acc[t][v] = bias;
     }
-    for (int64_t k = k0; k < k1; ++k) {
-      const T* x = corner + k * p.h.offset_step * p.source_row + l0 * p.w.offset_step * p.source_pixel + c;
-      const auto* w = p.weights + ((p.h.tap + k * p.h.tap_step) * p.filter_width + p.w.tap + l0 * p.w.tap_step) * p.channels + c;
-      for (int64_t l = l0; l < l1; ++l, x += p.w.offset_step * p.source_pixel, w += p.w.tap_step * p.channels) {
+    const T* x_at = corner + c;
+    const S* weight_at = weights + c;
+    for (int64_t k = 0; k < rows; ++k, x_at += x_row, weight_at += weight_row) {
+      const T* x = x_at;
+      const S* weight = weight_at;
+      if constexpr (Sliding) {
+        V pixel[Pixels + 2];
+#pragma GCC unroll 8
+        for (int t = 0; t < Pixels + 2; ++t, x += neighbour) pixel[t] = load(x);
 #pragma GCC unroll 4
-        for (int v = 0; v < n; ++v) {
-          const V weight = load(w + v * V::N);
+        for (int u = 0; u < 3; ++u, weight += sliding_step) {
+          const V tap = load(weight);
 #pragma GCC unroll 4
-          for (int t = 0; t < Pixels; ++t) acc[t][v] = fma(load(x + t * neighbour + v * V::N), weight, acc[t][v]);
+          for (int t = 0; t < Pixels; ++t) acc[t][0] = fma(pixel[t + u], tap, acc[t][0]);
+        }
+      } else {
+        for (int64_t l = 0; l < columns; ++l, x += x_column, weight += weight_column) {
+#pragma GCC unroll 4
+          for (int v = 0; v < n; ++v) {
+            const V tap = load(weight + v * V::N);
+#pragma GCC unroll 4
+            for (int t = 0; t < Pixels; ++t) acc[t][v] = fma(load(x + t * neighbour + v * V::N), tap, acc[t][v]);
+          }
         }
       }
     }
@@ -59,9 +86,9 @@ template <int Pixels, class T>
   const auto whole_load = [](const auto* from) { return V::load(from); };
   const auto whole_store = [](V v, T* to) { v.store(to); };
   int64_t c = 0;
-  for (; c + NV * V::N <= p.channels; c += NV * V::N) channels(c, Count<NV>{}, whole_load, whole_store);
-  for (; c < p.channels; c += V::N) {
-    const int n = int(smaller(V::N, p.channels - c));
+  for (; c + NV * V::N <= C; c += NV * V::N) channels(c, Count<NV>{}, whole_load, whole_store);
+  for (; c < C; c += V::N) {
+    const int n = int(smaller(V::N, C - c));
     channels(c, Count<1>{}, [n](const auto* from) { return V::load(from, n); },
              [n](V v, T* to) { v.store(to, n); });
   }
@@ -71,6 +98,14 @@ template <class T>
 void depthwise_sum(const DepthwiseSum<T>& p) {
   const TapAxis &h = p.h, &w = p.w;
   const int64_t row_flops = w.count * p.channels * larger(1, h.taps * w.taps) * 2;
+  const bool sliding = w.taps == 3 && w.step == 1 && w.tap_step == 1 && (w.offset_step == 1 || w.offset_step == -1);
+  // Positions [j0, j1) read inside the source under every tap.
+  int64_t j0 = 0, j1 = w.count;
+  for (int64_t l = 0; l < w.taps; ++l) {
+    int64_t first, last;
+    w.inside(w.offset + l * w.offset_step, &first, &last);
+    j0 = larger(j0, first), j1 = smaller(j1, last);
+  }
   parallel_ranges(p.images * h.count, larger(1, 100000 / larger(1, row_flops)), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t n = row / h.count, i = row % h.count;
@@ -79,14 +114,14 @@ void depthwise_sum(const DepthwiseSum<T>& p) {
       int64_t k0, k1;
       h.valid_taps(i, &k0, &k1);
       for (int64_t j = 0; j < w.count;) {
-        int64_t l0, l1, m0, m1;
-        w.valid_taps(j, &l0, &l1);
-        w.valid_taps(j + 3, &m0, &m1);
-        if (j + 4 <= w.count && l1 - l0 == w.taps && m1 - m0 == w.taps) {
-          depthwise_pixels<4>(p, image, result, i, j, k0, k1, l0, l1);
+        if (j >= j0 && j + 4 <= j1) {
+          if (sliding) depthwise_pixels<4, true>(p, image, result, i, j, k0, k1, 0, w.taps);
+          else depthwise_pixels<4, false>(p, image, result, i, j, k0, k1, 0, w.taps);
           j += 4;
         } else {
-          depthwise_pixels<1>(p, image, result, i, j, k0, k1, l0, l1);
+          int64_t l0, l1;
+          w.valid_taps(j, &l0, &l1);
+          depthwise_pixels<1, false>(p, image, result, i, j, k0, k1, l0, l1);
           j += 1;
         }
       }
