@@ -11,9 +11,9 @@ namespace {
 // Rows of a chunk: enough for the products over all its steps to run at full speed, few enough that its gates
 // stay in the cache between those products and the steps (512 x 4 x 256 floats are 2 MB).
 constexpr int64_t chunk_rows = 512;
-// Sequences that a thread takes through a chunk together: at 16 the weights, read once per step, cost a
-// quarter of the arithmetic on them at 16 bytes per cycle.
-constexpr int64_t block_sequences = 16;
+// Sequences that a thread takes through a chunk together. The weights are read once per step and block: 16 sequences
+// suffice to hide that where they come from the second-level cache, or nearly all of them do (2 MB are H = 362).
+int64_t block_sequences(int64_t H) { return 4 * H * H * 4 <= (int64_t(2) << 20) ? 16 : 32; }
 // So few rows do not repay packing: their products are dot products with the weights as they lie.
 constexpr int64_t most_rows_of_dots = 4;
 
@@ -219,7 +219,8 @@ struct Forward {
   bool has_dots = z.T * z.B <= most_rows_of_dots;
   int64_t Q = groups_of<S>(z.H), columns = gate_columns<S>(z.H), steps = steps_of_chunk(z.T, z.B);
   int64_t ldh = padded<S>(Q * V::N);
-  int input_width = panel_vectors(steps * z.B), hidden_width = panel_vectors(min_of(z.B, block_sequences));
+  int input_width = panel_vectors(steps * z.B),
+      hidden_width = panel_vectors(min_of(z.B, block_sequences(z.H)));
 
   Order order{carver, z};
   S* input_panels = carver.take<S>(has_dots ? 0 : columns * z.I);
@@ -321,7 +322,7 @@ struct Forward {
 
   void run() {
     prepare();
-    const int64_t blocks = ceil_div(z.B, block_sequences);
+    const int64_t blocks = ceil_div(z.B, block_sequences(z.H));
     for (int64_t s0 = 0; s0 < z.T && order.count[s0] > 0; s0 += steps) {
       const int64_t s1 = min_of(s0 + steps, z.T);
       low = order.low(s0, s1);
@@ -350,7 +351,7 @@ struct Backward {
   int64_t Q = groups_of<S>(z.H), columns = gate_columns<S>(z.H), steps = steps_of_chunk(z.T, z.B);
   int64_t ldh = padded<S>(ceil_div(Q, wide_panel) * wide_panel * V::N), ldg = padded<S>(4 * z.H),
           ldx = padded<S>(z.I);
-  int hidden_width = panel_vectors(min_of(z.B, block_sequences));
+  int hidden_width = panel_vectors(min_of(z.B, block_sequences(z.H)));
 
   Order order{carver, z};
   S* hidden_panels = carver.take<S>(4 * z.H * ldh);
@@ -523,7 +524,7 @@ struct Backward {
 
   void run() {
     prepare();
-    const int64_t blocks = ceil_div(z.B, block_sequences);
+    const int64_t blocks = ceil_div(z.B, block_sequences(z.H));
     for (int64_t s1 = z.T; s1 > 0; s1 = (s1 - 1) / steps * steps) {
       const int64_t s0 = (s1 - 1) / steps * steps;
       if (order.count[s0] == 0) continue;
