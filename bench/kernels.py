@@ -23,9 +23,7 @@ def families() -> list[str]:
 def run(wanted: list[str], threads: int, options: argparse.Namespace, out: Report) -> None:
     unknown = set(wanted) - set(families())
     if unknown:
-        raise SystemExit(
-            f"no bench shapes for {', '.join(sorted(unknown))}; there are {', '.join(families())}"
-        )
+        raise SystemExit(f"no bench shapes for {', '.join(sorted(unknown))}; there are {', '.join(families())}")
     roofline = measure_roofline(threads)
     out.title(
         f"kernels on {cpu_name()}, {threads} thread{'s' * (threads > 1)}; measured peak "
@@ -56,9 +54,7 @@ def measure_row(
     def prepare(library: Any) -> Callable[[], Any]:
         return getattr(library, direction)(materialise(case, bench, dtype))
 
-    results = {
-        rival: library.numpy(as_sequence(prepare(library)())[0]) for rival, library in libraries.items()
-    }
+    results = {rival: library.numpy(as_sequence(prepare(library)())[0]) for rival, library in libraries.items()}
     check(name, results)
 
     operands = materialise(case, bench, dtype)
@@ -75,9 +71,7 @@ def measure_row(
     return row
 
 
-def work(
-    bench: Bench, operands: list[Any], result: np.ndarray, dtype: str, direction: str
-) -> tuple[float, float]:
+def work(bench: Bench, operands: list[Any], result: np.ndarray, dtype: str, direction: str) -> tuple[float, float]:
     """Flops and bytes of one call. A backward pass also writes the gradients of the floating operands."""
     if bench.bytes is None:
         moved = sum(x.nbytes for x in arrays(operands)) + result.nbytes

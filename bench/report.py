@@ -39,9 +39,7 @@ class Row:
     def of(cls, table: str, name: str, threads: int, timing: Timing, rivals: dict[str, Timing]) -> Row:
         """A row of the times of one candidate, compared with its rivals."""
         ratios = {rival: timing.ratio(other) for rival, other in rivals.items()}
-        return cls(
-            table, name, "float32", threads, timing.median, timing.minimum, timing.spread, ratios=ratios
-        )
+        return cls(table, name, "float32", threads, timing.median, timing.minimum, timing.spread, ratios=ratios)
 
 
 COLUMNS = ("case", "dtype", "thr", "median", "min", "spread", "GFLOP/s", "GB/s", "roof", "rival / lamina")
@@ -86,8 +84,6 @@ def line(texts: tuple[str, ...]) -> str:
 
 def duration(seconds: float) -> str:
     """Three significant digits in the unit that suits: ns, us, ms or s."""
-    unit, scale = next(
-        ((u, s) for u, s in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)) if seconds >= s), ("ns", 1e-9)
-    )
+    unit, scale = next(((u, s) for u, s in (("s", 1.0), ("ms", 1e-3), ("us", 1e-6)) if seconds >= s), ("ns", 1e-9))
     value = seconds / scale
     return f"{value:.{max(0, 3 - len(str(int(value))))}f} {unit}"

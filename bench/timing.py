@@ -47,9 +47,7 @@ class Timing:
         return statistics.median(b / a for a, b in zip(self.rounds, rival.rounds, strict=True))
 
 
-def measure(
-    candidates: dict[str, Callable[[int], object]], threads: int, quick: bool = False
-) -> dict[str, Timing]:
+def measure(candidates: dict[str, Callable[[int], object]], threads: int, quick: bool = False) -> dict[str, Timing]:
     """Times candidates in turns. Each is called with a running number, to choose among its buffers."""
     clock = time.thread_time if threads == 1 else time.perf_counter
     repeats = {name: _repeats(call) for name, call in candidates.items()}

@@ -7,9 +7,7 @@ import pytest
 from cases import all_cases, materialise
 from harness import function, memory, to_lamina
 
-ERRORS = [
-    pytest.param(case, error, id=f"{case.op}-{error.name}") for case in all_cases() for error in case.errors
-]
+ERRORS = [pytest.param(case, error, id=f"{case.op}-{error.name}") for case in all_cases() for error in case.errors]
 
 
 @pytest.mark.parametrize(("case", "error"), ERRORS)

@@ -12,7 +12,6 @@ import pytest
 from cases import is_floating, materialise
 from harness import (
     Expected,
-    as_tuple,
     cast,
     compare,
     differentiable_inputs,
@@ -21,8 +20,10 @@ from harness import (
     label,
     numeric_derivative,
     output_dtype,
+    reference,
     samples,
     tape_vjp,
+    vary,
 )
 
 PARAMETERS = samples(gradients=True)
@@ -30,15 +31,9 @@ EXACT = [p for p in PARAMETERS if p.values[2] == "float64"]
 SHORTER = [p for p in PARAMETERS if p.values[2] != "float64"]
 
 
-def outputs_of(case, inputs, attrs):
-    """What the reference gives, without the new values of inputs that the op updates."""
-    outputs = [np.asarray(y) for y in as_tuple(case.reference(*inputs, **attrs))]
-    return outputs[: len(outputs) - len(case.mutates)]
-
-
 def output_gradients(case, inputs, attrs, rng):
     """A random float64 dy for every floating output, None for the others."""
-    outputs = outputs_of(case, inputs, attrs)
+    outputs = reference(case, inputs, attrs)
     if not any(is_floating(y.dtype) for y in outputs):
         pytest.skip("no floating output")
     return [np.asarray(rng.standard_normal(y.shape)) if is_floating(y.dtype) else None for y in outputs]
@@ -53,7 +48,7 @@ def test_gradient(case, sample, dtype, rng):
 
     def loss(position, x):
         changed = [x if i == position else v for i, v in enumerate(inputs)]
-        outputs = outputs_of(case, changed, sample.attrs)
+        outputs = reference(case, changed, sample.attrs)
         return sum(np.vdot(dy, y) for y, dy in zip(outputs, dys, strict=True) if dy is not None)
 
     for i, gradient in zip(wrt, gradients, strict=True):
@@ -83,19 +78,11 @@ def test_gradient_precision(case, sample, dtype, rng):
     eps = eps_of(dtype)
     movement = np.zeros(len(wrt))
     for _ in range(3):
-        moved = tape_vjp(case, jitter(exact_inputs, eps, rng), sample.attrs, wrt, jitter(exact_dys, eps, rng))
+        moved_inputs, moved_dys = (vary(x, -eps / 2, eps / 2, rng) for x in (exact_inputs, exact_dys))
+        moved = tape_vjp(case, moved_inputs, sample.attrs, wrt, moved_dys)
         movement = np.maximum(movement, [np.abs(a - b).max() for a, b in zip(moved, exact, strict=True)])
     gradients = tape_vjp(case, inputs, sample.attrs, wrt, dys)
     for i, got, want, moved in zip(wrt, gradients, exact, movement, strict=True):
         bound = 4 * moved + 4 * eps * np.abs(want).max()
         where = f"{label(case, sample, dtype)}, gradient of input {i}"
         compare(got, Expected(want, inputs[i].dtype, bound), where)
-
-
-def jitter(value, eps, rng):
-    """float64 arrays with every element moved by a relative change of up to eps/2."""
-    if isinstance(value, list):
-        return [jitter(x, eps, rng) for x in value]
-    if isinstance(value, np.ndarray) and value.dtype == np.float64:
-        return np.asarray(value * (1 + rng.uniform(-eps / 2, eps / 2, value.shape)))
-    return value

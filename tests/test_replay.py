@@ -16,9 +16,7 @@ def test_replay(case, sample, dtype):
         outputs = as_tuple(function(case)(*nest(tensors, sample.inputs), **sample.attrs))
         return [*outputs, *(tensors[i] for i in case.mutates)]
 
-    for number, salt in enumerate(
-        ["", "", "", "other values", "", "other values"]
-    ):  # eager, recorded, replayed …
+    for number, salt in enumerate(["", "", "", "other values", "", "other values"]):  # eager, recorded, replayed …
         inputs = materialise(case, sample, dtype, salt=salt)
         want = call(case, inputs, sample.attrs)
         inputs = materialise(case, sample, dtype, salt=salt)

@@ -46,9 +46,7 @@ def test_signature_is_that_of_the_record(name):
         assert p.default is (None if i["optional"] else p.empty), f"{name}: default of {p.name}"
     assert list(attrs) == [a["name"] for a in record["attrs"]]
     for a in record["attrs"]:
-        assert same_default(attrs[a["name"]], a), (
-            f"{name}: {a['name']} = {attrs[a['name']]}; record {a['default']}"
-        )
+        assert same_default(attrs[a["name"]], a), f"{name}: {a['name']} = {attrs[a['name']]}; record {a['default']}"
 
 
 def same_default(value, attr) -> bool:

@@ -16,8 +16,8 @@ def layouts_of(sample):
     for layout in LAYOUTS[1:]:
         if (layout == "channels_last" and ndim != 4) or (layout == "transposed" and ndim < 2):
             continue
-        if layout == "expanded" and any(x.kind == "distinct" for x in arrays):
-            continue  # repeating values along an axis would undo what the sample asks for
+        if layout == "expanded" and (ndim < 2 or any(x.kind == "distinct" for x in arrays)):
+            continue  # all values equal, or no longer distinct: not what the sample asks for
         yield layout
 
 

@@ -71,9 +71,7 @@ class Arr:
 
     def __init__(self, *shape: int, dtype=None, low=None, high=None, kind="normal", layout="contiguous"):
         if kind not in KINDS or layout not in LAYOUTS:
-            raise ValueError(
-                f"Arr: kind {kind!r}, layout {layout!r}; expected one of {KINDS} and of {LAYOUTS}"
-            )
+            raise ValueError(f"Arr: kind {kind!r}, layout {layout!r}; expected one of {KINDS} and of {LAYOUTS}")
         self.shape, self.dtype, self.low, self.high, self.kind, self.layout = (
             shape,
             dtype,
