@@ -33,23 +33,26 @@ SHORTER = [p for p in PARAMETERS if p.values[2] != "float64"]
 
 def output_gradients(case, inputs, attrs, rng):
     """A random float64 dy for every floating output, None for the others."""
-    outputs = reference(case, inputs, attrs)
+    results = reference(case, inputs, attrs)
+    outputs = results[: len(results) - len(case.mutates)]
     if not any(is_floating(y.dtype) for y in outputs):
         pytest.skip("no floating output")
+    if any(is_floating(y.dtype) and y.dtype != np.float64 for y in outputs):
+        pytest.skip("the result is rounded to a shorter dtype")
     return [np.asarray(rng.standard_normal(y.shape)) if is_floating(y.dtype) else None for y in outputs]
 
 
 @pytest.mark.parametrize(("case", "sample", "dtype"), EXACT)
 def test_gradient(case, sample, dtype, rng):
-    wrt = differentiable_inputs(case, sample)
     inputs = materialise(case, sample, dtype)
+    wrt = [i for i in differentiable_inputs(case, sample) if inputs[i].dtype == np.float64]
     dys = output_gradients(case, inputs, sample.attrs, rng)
     gradients = tape_vjp(case, inputs, sample.attrs, wrt, dys)
 
     def loss(position, x):
         changed = [x if i == position else v for i, v in enumerate(inputs)]
         outputs = reference(case, changed, sample.attrs)
-        return sum(np.vdot(dy, y) for y, dy in zip(outputs, dys, strict=True) if dy is not None)
+        return sum(np.vdot(dy, y) for y, dy in zip(outputs, dys, strict=False) if dy is not None)
 
     for i, gradient in zip(wrt, gradients, strict=True):
         where = f"{label(case, sample)}, gradient of input {i}"
@@ -61,7 +64,8 @@ def test_gradient(case, sample, dtype, rng):
             # truncation grows with derivatives of the size of g, rounding (1e-11) with the terms of the loss
             bound = 1e-6 * np.vdot(np.abs(gradient), np.abs(v)) + 1e-9 * (1 + abs(loss(i, x)))
             at = np.argwhere(v)[0].tolist() if np.count_nonzero(v) == 1 else "along a random direction"
-            assert abs(numeric - exact) <= bound, f"{where}, {at}: {exact:.9g}; numeric {numeric:.9g}"
+            is_right = abs(numeric - exact) <= bound or (np.isnan(numeric) and np.isnan(exact))
+            assert is_right, f"{where}, {at}: {exact:.9g}; numeric {numeric:.9g}"
 
 
 @pytest.mark.parametrize(("case", "sample", "dtype"), SHORTER)

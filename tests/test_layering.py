@@ -47,8 +47,8 @@ def test_includes_follow_the_arrows(source):
 
 
 def weak_symbols(object_file: Path) -> list[str]:
-    """Demangled names of the functions and data that the linker merges with those of other objects."""
-    lines = subprocess.check_output(["nm", "-C", "--defined-only", object_file], text=True)
+    """Mangled names of the functions and data that the linker merges with those of other objects."""
+    lines = subprocess.check_output(["nm", "--defined-only", object_file], text=True)
     found = re.findall(r"^[0-9a-f]* [WVu] (.*)$", lines, re.MULTILINE)
     return [name for name in found if not name.startswith("DW.ref.")]
 
@@ -62,5 +62,6 @@ def test_levels_share_no_code():
     shared = {}
     for path in objects:
         level = re.search(r"kernels_(\w+)\.dir", str(path))[1]
-        shared[path.name, level] = [s for s in weak_symbols(path) if f"lamina::{level}::" not in s]
+        # a template of base/ is fine if an argument of it (a lambda) belongs to the level: 4avx2 in the mangled name
+        shared[path.name, level] = [s for s in weak_symbols(path) if f"{len(level)}{level}" not in s]
     assert not {where: symbols for where, symbols in shared.items() if symbols}
