@@ -21,6 +21,7 @@ OPS = {  # name -> the call in Lamina, the call in PyTorch
     "softmax": (lambda x, w, b: F.softmax(x, dim=-1), lambda torch, x, w, b: torch.softmax(x, -1)),
 }
 MODES = ("plain", "recorded on a tape", "with backward")
+CALLS = 100  # in one tape: opening it is the cost of a step, not of an op
 
 
 def run(threads: int, options: argparse.Namespace, out: Report) -> None:
@@ -34,7 +35,7 @@ def run(threads: int, options: argparse.Namespace, out: Report) -> None:
             calls = {"lamina": lamina_call(ours, mode, operands)}
             if HAS_TORCH:
                 calls["torch"] = torch_call(theirs, mode, operands)
-            timings = measure(calls, threads, options.quick)
+            timings = {who: t.per(CALLS) for who, t in measure(calls, threads, options.quick).items()}
             out.row(Row.of("overhead", f"{op}, {mode}", threads, timings.pop("lamina"), timings))
 
 
@@ -42,13 +43,24 @@ def lamina_call(function: Callable, mode: str, operands: list[np.ndarray]) -> Ca
     x, w, b = (lamina.from_numpy(a.copy()) for a in operands)
     dy = lamina.from_numpy(np.ones((4, 4), np.float32))
 
-    def taped(i: int) -> object:
+    def plain(i: int) -> None:
+        for _ in range(CALLS):
+            function(x, w, b)
+
+    def taped(i: int) -> None:
         with lamina.Tape() as tape:
             tape.watch(x)
-            y = function(x, w, b)
-        return tape.gradient(y, [x], dy) if mode == "with backward" else y
+            for _ in range(CALLS):
+                function(x, w, b)
 
-    return taped if mode != "plain" else lambda i: function(x, w, b)
+    def backward(i: int) -> None:
+        for _ in range(CALLS):
+            with lamina.Tape() as tape:
+                tape.watch(x)
+                y = function(x, w, b)
+            tape.gradient(y, [x], dy)
+
+    return {"plain": plain, "recorded on a tape": taped, "with backward": backward}[mode]
 
 
 def torch_call(function: Callable, mode: str, operands: list[np.ndarray]) -> Callable[[int], object]:
@@ -58,8 +70,10 @@ def torch_call(function: Callable, mode: str, operands: list[np.ndarray]) -> Cal
     dy = torch.ones(4, 4)
     x.requires_grad_(mode != "plain")
 
-    def call(i: int) -> object:
-        y = function(torch, x, w, b)
-        return torch.autograd.grad(y, x, dy) if mode == "with backward" else y
+    def call(i: int) -> None:
+        for _ in range(CALLS):
+            y = function(torch, x, w, b)
+            if mode == "with backward":
+                torch.autograd.grad(y, x, dy)
 
     return call

@@ -42,6 +42,10 @@ class Timing:
         low, _, high = statistics.quantiles(self.rounds, n=4)
         return (high - low) / self.median
 
+    def per(self, calls: int) -> Timing:
+        """The time of one of `calls` calls that were timed together."""
+        return Timing([seconds / calls for seconds in self.rounds])
+
     def ratio(self, rival: Timing) -> float:
         """How many times longer the rival takes."""
         return statistics.median(b / a for a, b in zip(self.rounds, rival.rounds, strict=True))

@@ -72,14 +72,14 @@ namespace {
 
 // --- operators ---------------------------------------------------------------------------------------------------
 
-PyObject* apply1(const Op& op, PyObject* x, const Attrs& attrs = {}) {
+PyObject* apply1(const Op& op, PyObject* x, const Attrs& attrs) {
   return guarded([&] {
     const Tensor* input = &tensor_of(x);
     return wrap(std::move(apply(op, std::span(&input, 1), attrs)[0]));
   });
 }
 
-PyObject* apply2(const Op& op, PyObject* a, PyObject* b) {
+PyObject* apply2(const Op& op, PyObject* a, PyObject* b, const Attrs& attrs) {
   return guarded([&]() -> PyObject* {
     Tensor scalar;
     const Tensor* in[2];
@@ -99,9 +99,9 @@ PyObject* apply2(const Op& op, PyObject* a, PyObject* b) {
     Tensors out;
     if (in[0]->array.bytes() + in[1]->array.bytes() > gil_release_bytes) {
       py::gil_scoped_release release;
-      out = apply(op, in, {});
+      out = apply(op, in, attrs);
     } else {
-      out = apply(op, in, {});
+      out = apply(op, in, attrs);
     }
     return wrap(std::move(out[0]));
   });
@@ -110,12 +110,14 @@ PyObject* apply2(const Op& op, PyObject* a, PyObject* b) {
 template <OpName name>
 PyObject* unary(PyObject* x) {
   static const Op& op = find_op(name.text);
-  return apply1(op, x);
+  static const Attrs defaults = make_attrs(op, {});
+  return apply1(op, x, defaults);
 }
 template <OpName name>
 PyObject* binary(PyObject* a, PyObject* b) {
   static const Op& op = find_op(name.text);
-  return apply2(op, a, b);
+  static const Attrs defaults = make_attrs(op, {});
+  return apply2(op, a, b, defaults);
 }
 PyObject* power(PyObject* a, PyObject* b, PyObject*) { return binary<"pow">(a, b); }
 
