@@ -54,7 +54,10 @@ View Spec::like(const View& x, Dtype dtype) {
   return v;
 }
 
-Storage::Storage(int64_t bytes) : bytes_(bytes), arena_(&current_arena()), is_guarded_(canaries_on) {
+// In a recording no array is guarded: a replay writes the temporaries again, and rightly overwrites the guard words
+// of an array that came to lie over one of them and outlives the recording.
+Storage::Storage(int64_t bytes)
+    : bytes_(bytes), arena_(&current_arena()), is_guarded_(canaries_on && arena_.get() == &root_arena()) {
   if (!is_guarded_) {
     data_ = arena_->allocate(bytes);
     return;
