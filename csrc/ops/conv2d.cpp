@@ -1,7 +1,7 @@
 // Convolution and transposed convolution. A transposed convolution is the gradient of a convolution to its input, so
 // both share their kernels: what is dy to the one is the input of the other.
-#include "autograd/op.h"
 #include "kernels/conv2d/conv2d.h"
+#include "autograd/op.h"
 
 namespace lamina {
 namespace {
@@ -20,10 +20,12 @@ void check_operands(const char* op, const Inputs& in, const Attrs& attrs) {
   const Dtype t = x.dtype();
   check<TypeError>(t == Dtype::float32 || t == Dtype::bfloat16 || t == Dtype::float64, op, "x is ", t,
                    "; expected float32, bfloat16 or float64");
-  check<TypeError>(weight.dtype() == t, op, "weight is ", weight.dtype(), " but x is ", t, "; expected one dtype");
+  check<TypeError>(weight.dtype() == t, op, "weight is ", weight.dtype(), " but x is ", t,
+                   "; expected one dtype");
   check<TypeError>(!bias || bias.dtype() == t, op, "bias is ", bias ? bias.dtype() : t, " but x is ", t,
                    "; expected one dtype");
-  check(weight.dim(2) > 0 && weight.dim(3) > 0, op, "weight is ", weight.view(), "; expected kernel extents of at least 1");
+  check(weight.dim(2) > 0 && weight.dim(3) > 0, op, "weight is ", weight.view(),
+        "; expected kernel extents of at least 1");
   for (const char* name : {"stride", "dilation"})
     for (int64_t value : attrs.ints(name))
       check(value >= 1, op, name, " is ", printed(attrs.ints(name)), "; expected at least 1");
@@ -44,7 +46,8 @@ void check_bias(const char* op, const Array& bias, int64_t channels) {
 
 Conv2dArgs arguments(const Attrs& attrs, const View& x, const View& weight, const View& y) {
   Conv2dArgs args = {.x = x, .weight = weight, .bias = {}, .y = y};
-  const Ints &stride = attrs.ints("stride"), &padding = attrs.ints("padding"), &dilation = attrs.ints("dilation");
+  const Ints &stride = attrs.ints("stride"), &padding = attrs.ints("padding"),
+             &dilation = attrs.ints("dilation");
   for (int d = 0; d < 2; ++d) {
     args.stride[d] = stride[d];
     args.padding[d] = padding[2 * d];
@@ -73,14 +76,16 @@ void run_forward(Stream& stream, const Attrs& attrs, const Array& x, const Array
   const bool any_layout =
       conv2d_kernels().choose_algorithm(ConvPass::forward, args).algorithm == ConvAlgorithm::merged_taps;
   const Array source = any_layout ? x : channels_last(x);
-  submit(stream, conv2d_kernels().forward, arguments(attrs, source.view(), weight.view(), out[0].view()), bias, out);
+  submit(stream, conv2d_kernels().forward, arguments(attrs, source.view(), weight.view(), out[0].view()),
+         bias, out);
 }
 
 // x from y: a gradient, or a transposed convolution.
-void run_backward_input(Stream& stream, const Attrs& attrs, const Array& y, const Array& weight, const Array& bias,
-                        const Outputs& out) {
+void run_backward_input(Stream& stream, const Attrs& attrs, const Array& y, const Array& weight,
+                        const Array& bias, const Outputs& out) {
   const Array source = channels_last(y);
-  submit(stream, conv2d_kernels().backward_input, arguments(attrs, out[0].view(), weight.view(), source.view()), bias, out);
+  submit(stream, conv2d_kernels().backward_input,
+         arguments(attrs, out[0].view(), weight.view(), source.view()), bias, out);
 }
 
 // A gradient op with the attributes of the op it belongs to, and one extent pair of its result.
@@ -104,44 +109,48 @@ const Register conv2d_op{{
           const Array &x = in[0], &weight = in[1];
           const int64_t groups = attrs.integer("groups");
           check(weight.dim(1) * groups == x.dim(1), "conv2d", "weight has ", weight.dim(1) * groups,
-                " input channels but x has ", x.dim(1), " (x ", x.view(), ", weight ", weight.view(), ", groups ",
-                groups, ")");
+                " input channels but x has ", x.dim(1), " (x ", x.view(), ", weight ", weight.view(),
+                ", groups ", groups, ")");
           check_bias("conv2d", in[2], weight.dim(0));
           Shape y = {x.dim(0), weight.dim(0), 0, 0};
           for (int d = 0; d < 2; ++d) {
             const int64_t reach = attrs.ints("dilation")[d] * (weight.dim(2 + d) - 1) + 1;
-            const int64_t padded = x.dim(2 + d) + attrs.ints("padding")[2 * d] + attrs.ints("padding")[2 * d + 1];
-            check(reach <= padded, "conv2d", "the kernel spans ", reach, d ? " columns" : " rows", " but padded x has ",
-                  padded, " (x ", x.view(), ", weight ", weight.view(), ", padding ", printed(attrs.ints("padding")),
-                  ", dilation ", printed(attrs.ints("dilation")), ")");
+            const int64_t padded =
+                x.dim(2 + d) + attrs.ints("padding")[2 * d] + attrs.ints("padding")[2 * d + 1];
+            check(reach <= padded, "conv2d", "the kernel spans ", reach, d ? " columns" : " rows",
+                  " but padded x has ", padded, " (x ", x.view(), ", weight ", weight.view(), ", padding ",
+                  printed(attrs.ints("padding")), ", dilation ", printed(attrs.ints("dilation")), ")");
             y[2 + d] = (padded - reach) / attrs.ints("stride")[d] + 1;
           }
           out.add({x.dtype(), y, Layout::channels_last});
-          out.workspace = workspace(ConvPass::forward, arguments(attrs, x.view(), weight.view(), out.views[0]));
+          out.workspace =
+              workspace(ConvPass::forward, arguments(attrs, x.view(), weight.view(), out.views[0]));
         },
     .run = [](Stream& stream, const Inputs& in, const Attrs& attrs,
               const Outputs& out) { run_forward(stream, attrs, in[0], in[1], in[2], out); },
-    .vjp =
-        [](const Saved& s, const Inputs& dy) -> Gradients {
-          const Array &x = s.in[0], &weight = s.in[1];
-          const Ints size = {x.dim(2), x.dim(3)}, kernel = {weight.dim(2), weight.dim(3)};
-          return {s.needs(0) ? gradient<"conv2d_backward_input">({dy[0], weight}, s.attrs, "size", size) : Array{},
-                  s.needs(1) ? gradient<"conv2d_backward_weight">({x, dy[0]}, s.attrs, "kernel", kernel) : Array{},
-                  s.needs(2) ? eval<"conv2d_backward_bias">({dy[0]}) : Array{}};
-        },
+    .vjp = [](const Saved& s, const Inputs& dy) -> Gradients {
+      const Array &x = s.in[0], &weight = s.in[1];
+      const Ints size = {x.dim(2), x.dim(3)}, kernel = {weight.dim(2), weight.dim(3)};
+      return {
+          s.needs(0) ? gradient<"conv2d_backward_input">({dy[0], weight}, s.attrs, "size", size) : Array{},
+          s.needs(1) ? gradient<"conv2d_backward_weight">({x, dy[0]}, s.attrs, "kernel", kernel) : Array{},
+          s.needs(2) ? eval<"conv2d_backward_bias">({dy[0]}) : Array{}};
+    },
     .keeps = "x weight",
 }};
 
 const Register conv2d_backward_input_op{{
-    .schema = "conv2d_backward_input(dy, weight, *, size: int[2] = 0, stride: int[2] = 1, padding: int[4] = 0, "
-              "dilation: int[2] = 1, groups: int = 1) -> dx",
+    .schema =
+        "conv2d_backward_input(dy, weight, *, size: int[2] = 0, stride: int[2] = 1, padding: int[4] = 0, "
+        "dilation: int[2] = 1, groups: int = 1) -> dx",
     .infer =
         [](const Inputs& in, const Attrs& attrs, Inference& out) {
           const Array &dy = in[0], &weight = in[1];
           const Ints& size = attrs.ints("size");
           out.add({dy.dtype(), Shape{dy.dim(0), weight.dim(1) * attrs.integer("groups"), size[0], size[1]},
                    Layout::channels_last});
-          out.workspace = workspace(ConvPass::backward_input, arguments(attrs, out.views[0], weight.view(), dy.view()));
+          out.workspace =
+              workspace(ConvPass::backward_input, arguments(attrs, out.views[0], weight.view(), dy.view()));
         },
     .run = [](Stream& stream, const Inputs& in, const Attrs& attrs,
               const Outputs& out) { run_backward_input(stream, attrs, in[0], in[1], Array{}, out); },
@@ -155,13 +164,14 @@ const Register conv2d_backward_weight_op{{
           const Array &x = in[0], &dy = in[1];
           const Ints& kernel = attrs.ints("kernel");
           out.add({x.dtype(), Shape{dy.dim(1), x.dim(1) / attrs.integer("groups"), kernel[0], kernel[1]}});
-          out.workspace = workspace(ConvPass::backward_weight, arguments(attrs, x.view(), out.views[0], dy.view()));
+          out.workspace =
+              workspace(ConvPass::backward_weight, arguments(attrs, x.view(), out.views[0], dy.view()));
         },
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const Array x = channels_last(in[0]), dy = channels_last(in[1]);
-          submit(stream, conv2d_kernels().backward_weight, arguments(attrs, x.view(), out[0].view(), dy.view()), Array{},
-                 out);
+          submit(stream, conv2d_kernels().backward_weight,
+                 arguments(attrs, x.view(), out[0].view(), dy.view()), Array{}, out);
         },
 }};
 
@@ -190,15 +200,16 @@ const Register conv_transpose2d_op{{
           const Array &x = in[0], &weight = in[1];
           const int64_t channels = weight.dim(1) * attrs.integer("groups");
           check(weight.dim(0) == x.dim(1), "conv_transpose2d", "weight has ", weight.dim(0),
-                " input channels but x has ", x.dim(1), " (x ", x.view(), ", weight ", weight.view(), ", groups ",
-                attrs.integer("groups"), ")");
+                " input channels but x has ", x.dim(1), " (x ", x.view(), ", weight ", weight.view(),
+                ", groups ", attrs.integer("groups"), ")");
           check_bias("conv_transpose2d", in[2], channels);
           const Ints &padding = attrs.ints("padding"), &extra = attrs.ints("output_padding");
           Shape y = {x.dim(0), channels, 0, 0};
           for (int d = 0; d < 2; ++d) {
             const int64_t stride = attrs.ints("stride")[d], dilation = attrs.ints("dilation")[d];
-            check(extra[d] >= 0 && extra[d] < std::max(stride, dilation), "conv_transpose2d", "output_padding is ",
-                  printed(extra), "; expected at least 0 and less than stride or dilation, ", std::max(stride, dilation));
+            check(extra[d] >= 0 && extra[d] < std::max(stride, dilation), "conv_transpose2d",
+                  "output_padding is ", printed(extra),
+                  "; expected at least 0 and less than stride or dilation, ", std::max(stride, dilation));
             y[2 + d] = (x.dim(2 + d) - 1) * stride + dilation * (weight.dim(2 + d) - 1) + 1 - padding[2 * d] -
                        padding[2 * d + 1] + extra[d];
             check(x.dim(2 + d) > 0 && y[2 + d] > 0, "conv_transpose2d", "the result would have ", y[2 + d],
@@ -206,18 +217,20 @@ const Register conv_transpose2d_op{{
                   printed(padding), "); expected at least 1");
           }
           out.add({x.dtype(), y, Layout::channels_last});
-          out.workspace = workspace(ConvPass::backward_input, arguments(attrs, out.views[0], weight.view(), x.view()));
+          out.workspace =
+              workspace(ConvPass::backward_input, arguments(attrs, out.views[0], weight.view(), x.view()));
         },
     .run = [](Stream& stream, const Inputs& in, const Attrs& attrs,
               const Outputs& out) { run_backward_input(stream, attrs, in[0], in[1], in[2], out); },
-    .vjp =
-        [](const Saved& s, const Inputs& dy) -> Gradients {
-          const Array &x = s.in[0], &weight = s.in[1];
-          const Ints size = {x.dim(2), x.dim(3)}, kernel = {weight.dim(2), weight.dim(3)};
-          return {s.needs(0) ? gradient<"conv_transpose2d_backward_input">({dy[0], weight}, s.attrs, "size", size) : Array{},
-                  s.needs(1) ? gradient<"conv2d_backward_weight">({dy[0], x}, s.attrs, "kernel", kernel) : Array{},
-                  s.needs(2) ? eval<"conv2d_backward_bias">({dy[0]}) : Array{}};
-        },
+    .vjp = [](const Saved& s, const Inputs& dy) -> Gradients {
+      const Array &x = s.in[0], &weight = s.in[1];
+      const Ints size = {x.dim(2), x.dim(3)}, kernel = {weight.dim(2), weight.dim(3)};
+      return {
+          s.needs(0) ? gradient<"conv_transpose2d_backward_input">({dy[0], weight}, s.attrs, "size", size)
+                     : Array{},
+          s.needs(1) ? gradient<"conv2d_backward_weight">({dy[0], x}, s.attrs, "kernel", kernel) : Array{},
+          s.needs(2) ? eval<"conv2d_backward_bias">({dy[0]}) : Array{}};
+    },
     .keeps = "x weight",
 }};
 
@@ -231,7 +244,8 @@ const Register conv_transpose2d_backward_input_op{{
           const Array &dy = in[0], &weight = in[1];
           const Ints& size = attrs.ints("size");
           out.add({dy.dtype(), Shape{dy.dim(0), weight.dim(0), size[0], size[1]}, Layout::channels_last});
-          out.workspace = workspace(ConvPass::forward, arguments(attrs, dy.view(), weight.view(), out.views[0]));
+          out.workspace =
+              workspace(ConvPass::forward, arguments(attrs, dy.view(), weight.view(), out.views[0]));
         },
     .run = [](Stream& stream, const Inputs& in, const Attrs& attrs,
               const Outputs& out) { run_forward(stream, attrs, in[0], in[1], Array{}, out); },

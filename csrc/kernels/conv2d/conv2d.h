@@ -57,9 +57,9 @@ struct Conv2dArgs {
 // What a kernel will do for a problem. Workspace regions are offsets in elements of the compute type.
 struct Conv2dPlan {
   ConvAlgorithm algorithm;
-  int64_t block_pixels;   // pixels of the result per task (dweight: pixels per packed block)
-  int64_t block_panels;   // panels of columns per task
-  int64_t partials;       // partial sums of dweight or dbias
+  int64_t block_pixels;  // pixels of the result per task (dweight: pixels per packed block)
+  int64_t block_panels;  // panels of columns per task
+  int64_t partials;      // partial sums of dweight or dbias
   int64_t zeros, bias, panels, source, staging;
   int64_t workspace_bytes;
 };

@@ -51,14 +51,17 @@ Conv2dPlan plan_for(ConvPass pass, const Conv2dArgs& a) {
     const int64_t useful = pixels * per_panel * p.per_group() * p.groups / task_flops / cut;
     const int64_t affordable = (int64_t(1) << 20) / larger(1, p.elements());
     // Each part has four blocks at least, so that adding the parts costs little against making them.
-    plan.partials = larger(1, smaller(smaller(ceil_div(tasks, cut), useful),
-                                      smaller(affordable, smaller(pixels / (4 * plan.block_pixels), a.y.shape[0] * a.y.shape[2]))));
+    plan.partials = larger(
+        1,
+        smaller(smaller(ceil_div(tasks, cut), useful),
+                smaller(affordable, smaller(pixels / (4 * plan.block_pixels), a.y.shape[0] * a.y.shape[2]))));
   } else {
     plan.block_pixels = 240;
     const int64_t blocks = larger(1, ceil_div(pixels, plan.block_pixels)) * p.groups;
     const int64_t splits = smaller(p.per_group(), ceil_div(tasks, blocks));
     const int64_t useful = ceil_div(task_flops, larger(1, per_panel * smaller(pixels, plan.block_pixels)));
-    plan.block_panels = larger(1, larger(ceil_div(p.per_group(), larger(1, splits)), smaller(useful, p.per_group())));
+    plan.block_panels =
+        larger(1, larger(ceil_div(p.per_group(), larger(1, splits)), smaller(useful, p.per_group())));
   }
 
   int64_t end = 0;
@@ -108,28 +111,50 @@ void sum_over_taps(ConvPass pass, const Conv2dArgs& a) {
   const auto for_phases = [&](const auto& f) {
     if (!backward) return f(forward_axis(a, 0), forward_axis(a, 1));
     for (int64_t i = 0; i < smaller(a.stride[0], result.shape[2]); ++i)
-      for (int64_t j = 0; j < smaller(a.stride[1], result.shape[3]); ++j) f(backward_axis(a, 0, i), backward_axis(a, 1, j));
+      for (int64_t j = 0; j < smaller(a.stride[1], result.shape[3]); ++j)
+        f(backward_axis(a, 0, i), backward_axis(a, 1, j));
   };
 
   if (plan.algorithm == ConvAlgorithm::depthwise) {
     return for_phases([&](const TapAxis& h, const TapAxis& w) {
-      depthwise_sum<T>({.h = h, .w = w, .images = result.shape[0], .channels = result.shape[1],
-                        .source = source.as<const T>(), .source_image = source.shape[2] * source_row,
-                        .source_row = source_row, .source_pixel = source_pixel,
-                        .result = result.as<T>(), .result_image = result.shape[2] * result_row,
-                        .result_row = result_row, .result_pixel = result_pixel,
-                        .weights = panels, .filter_width = p.S, .bias = workspace + plan.bias});
+      depthwise_sum<T>({.h = h,
+                        .w = w,
+                        .images = result.shape[0],
+                        .channels = result.shape[1],
+                        .source = source.as<const T>(),
+                        .source_image = source.shape[2] * source_row,
+                        .source_row = source_row,
+                        .source_pixel = source_pixel,
+                        .result = result.as<T>(),
+                        .result_image = result.shape[2] * result_row,
+                        .result_row = result_row,
+                        .result_pixel = result_pixel,
+                        .weights = panels,
+                        .filter_width = p.S,
+                        .bias = workspace + plan.bias});
     });
   }
 
   __builtin_memset(workspace + plan.zeros, 0, size_t(plan.bias - plan.zeros) * sizeof(S));
-  TapSum<T> sum = {.h = {}, .w = {}, .images = result.shape[0], .groups = p.groups, .depth = p.depth, .columns = p.columns,
-                   .source = reinterpret_cast<const S*>(source.data), .source_image = source.shape[2] * source_row,
-                   .source_row = source_row, .source_pixel = source_pixel,
-                   .result = result.as<T>(), .result_image = result.shape[2] * result_row,
-                   .result_row = result_row, .result_pixel = result_pixel,
-                   .panels = panels, .filter_width = p.S, .filter_taps = p.R * p.S,
-                   .bias = workspace + plan.bias, .zeros = workspace + plan.zeros};
+  TapSum<T> sum = {.h = {},
+                   .w = {},
+                   .images = result.shape[0],
+                   .groups = p.groups,
+                   .depth = p.depth,
+                   .columns = p.columns,
+                   .source = reinterpret_cast<const S*>(source.data),
+                   .source_image = source.shape[2] * source_row,
+                   .source_row = source_row,
+                   .source_pixel = source_pixel,
+                   .result = result.as<T>(),
+                   .result_image = result.shape[2] * result_row,
+                   .result_row = result_row,
+                   .result_pixel = result_pixel,
+                   .panels = panels,
+                   .filter_width = p.S,
+                   .filter_taps = p.R * p.S,
+                   .bias = workspace + plan.bias,
+                   .zeros = workspace + plan.zeros};
   if (plan.algorithm == ConvAlgorithm::merged_taps) {
     pad_source<T>(a, workspace + plan.source, staging);
     const PaddedPlane plane = padded_plane(a);
@@ -138,7 +163,8 @@ void sum_over_taps(ConvPass pass, const Conv2dArgs& a) {
     sum.h.source = plane.H, sum.h.offset = 0;
     sum.w.source = plane.W, sum.w.offset = 0, sum.w.taps = 1;
     sum.source = workspace + plan.source;
-    sum.source_pixel = plane.C, sum.source_row = plane.W * plane.C, sum.source_image = plane.H * sum.source_row;
+    sum.source_pixel = plane.C, sum.source_row = plane.W * plane.C,
+    sum.source_image = plane.H * sum.source_row;
     sum.depth = p.S * p.depth, sum.filter_width = 1, sum.filter_taps = p.R;
     return tap_sum(sum, plan);
   }
@@ -178,10 +204,12 @@ void sum_over_pixels(const Conv2dArgs& a) {
     const bool merged = plan.algorithm == ConvAlgorithm::merged_taps;
     if (merged) pad_source<T>(a, workspace + plan.source, staging);
     const WeightGradient<T> gradient = {a, merged ? workspace + plan.source : nullptr};
-    const int64_t splits = ceil_div(gradient.panels, plan.block_panels), blocks = gradient.blocks(plan.block_pixels);
+    const int64_t splits = ceil_div(gradient.panels, plan.block_panels),
+                  blocks = gradient.blocks(plan.block_pixels);
     parallel_for(parts * a.groups * splits, [&](int64_t task) {
       const int64_t split = task % splits, g = task / splits % a.groups, i = task / splits / a.groups;
-      const int64_t first = split * plan.block_panels, last = smaller(gradient.panels, first + plan.block_panels);
+      const int64_t first = split * plan.block_panels,
+                    last = smaller(gradient.panels, first + plan.block_panels);
       gradient.partial(plan.block_pixels, g, first, last, i * blocks / parts, (i + 1) * blocks / parts,
                        panels + i * size + (g * gradient.panels + first) * gradient.panel_elements);
     });
@@ -225,7 +253,8 @@ void forward(const Conv2dArgs& a) {
 }
 
 void backward_input(const Conv2dArgs& a) {
-  dispatch_float(a.x.dtype, [&](auto t) { sum_over_taps<typename decltype(t)::type>(ConvPass::backward_input, a); });
+  dispatch_float(a.x.dtype,
+                 [&](auto t) { sum_over_taps<typename decltype(t)::type>(ConvPass::backward_input, a); });
 }
 
 void backward_weight(const Conv2dArgs& a) {
@@ -238,6 +267,7 @@ void backward_bias(const Conv2dArgs& a) {
 
 }  // namespace
 
-const Conv2dKernels conv2d_kernels = {choose_algorithm, forward, backward_input, backward_weight, backward_bias};
+const Conv2dKernels conv2d_kernels = {choose_algorithm, forward, backward_input, backward_weight,
+                                      backward_bias};
 
 }  // namespace lamina::LAMINA_ISA

@@ -16,7 +16,7 @@ struct DepthwiseSum {
   int64_t source_image, source_row, source_pixel;
   T* result;
   int64_t result_image, result_row, result_pixel;
-  const S* weights;       // [R * S][channels]
+  const S* weights;  // [R * S][channels]
   int64_t filter_width;
   const S* bias;
 };
@@ -24,8 +24,8 @@ struct DepthwiseSum {
 // `Pixels` neighbours j, j + 1 … of one row, all of which read inside the source under every tap of [l0, l1). Sliding:
 // three neighbouring taps, under which n neighbouring pixels read n + 2 pixels of the source, each loaded once.
 template <int Pixels, bool Sliding, class T>
-[[gnu::noinline]] void depthwise_pixels(const DepthwiseSum<T>& p, const T* image, T* result_row, int64_t i, int64_t j,
-                                        int64_t k0, int64_t k1, int64_t l0, int64_t l1) {
+[[gnu::noinline]] void depthwise_pixels(const DepthwiseSum<T>& p, const T* image, T* result_row, int64_t i,
+                                        int64_t j, int64_t k0, int64_t k1, int64_t l0, int64_t l1) {
   using S = Compute<T>;
   using V = Vec<S>;
   // 4 pixels x 2 vectors: 8 sums in flight for two FMA units of latency 4. Sliding needs the registers for pixels.
@@ -33,7 +33,8 @@ template <int Pixels, bool Sliding, class T>
   const TapAxis &h = p.h, &w = p.w;
   const int64_t result_pixel = w.pitch * p.result_pixel, neighbour = w.step * p.source_pixel;
   const int64_t column = Sliding ? smaller(0, 2 * w.offset_step) : l0 * w.offset_step;
-  const T* const corner = image + (i * h.step + h.offset + k0 * h.offset_step) * p.source_row + (j * w.step + w.offset + column) * p.source_pixel;
+  const T* const corner = image + (i * h.step + h.offset + k0 * h.offset_step) * p.source_row +
+                          (j * w.step + w.offset + column) * p.source_pixel;
   T* const out = result_row + j * result_pixel;
   // Locals, because vector stores may alias whatever p points to.
   const int64_t C = p.channels, rows = k1 - k0, columns = l1 - l0;
@@ -73,7 +74,8 @@ template <int Pixels, bool Sliding, class T>
           for (int v = 0; v < n; ++v) {
             const V tap = load(weight + v * V::N);
 #pragma GCC unroll 4
-            for (int t = 0; t < Pixels; ++t) acc[t][v] = fma(load(x + t * neighbour + v * V::N), tap, acc[t][v]);
+            for (int t = 0; t < Pixels; ++t)
+              acc[t][v] = fma(load(x + t * neighbour + v * V::N), tap, acc[t][v]);
           }
         }
       }
@@ -89,8 +91,9 @@ template <int Pixels, bool Sliding, class T>
   for (; c + NV * V::N <= C; c += NV * V::N) channels(c, Count<NV>{}, whole_load, whole_store);
   for (; c < C; c += V::N) {
     const int n = int(smaller(V::N, C - c));
-    channels(c, Count<1>{}, [n](const auto* from) { return V::load(from, n); },
-             [n](V v, T* to) { v.store(to, n); });
+    channels(
+        c, Count<1>{}, [n](const auto* from) { return V::load(from, n); },
+        [n](V v, T* to) { v.store(to, n); });
   }
 }
 
@@ -98,7 +101,8 @@ template <class T>
 void depthwise_sum(const DepthwiseSum<T>& p) {
   const TapAxis &h = p.h, &w = p.w;
   const int64_t row_flops = w.count * p.channels * larger(1, h.taps * w.taps) * 2;
-  const bool sliding = w.taps == 3 && w.step == 1 && w.tap_step == 1 && (w.offset_step == 1 || w.offset_step == -1);
+  const bool sliding =
+      w.taps == 3 && w.step == 1 && w.tap_step == 1 && (w.offset_step == 1 || w.offset_step == -1);
   // Positions [j0, j1) read inside the source under every tap.
   int64_t j0 = 0, j1 = w.count;
   for (int64_t l = 0; l < w.taps; ++l) {
@@ -106,27 +110,31 @@ void depthwise_sum(const DepthwiseSum<T>& p) {
     w.inside(w.offset + l * w.offset_step, &first, &last);
     j0 = larger(j0, first), j1 = smaller(j1, last);
   }
-  parallel_ranges(p.images * h.count, larger(1, 100000 / larger(1, row_flops)), [&](int64_t begin, int64_t end) {
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t n = row / h.count, i = row % h.count;
-      const T* const image = p.source + n * p.source_image;
-      T* const result = p.result + n * p.result_image + (h.start + i * h.pitch) * p.result_row + w.start * p.result_pixel;
-      int64_t k0, k1;
-      h.valid_taps(i, &k0, &k1);
-      for (int64_t j = 0; j < w.count;) {
-        if (j >= j0 && j + 4 <= j1) {
-          if (sliding) depthwise_pixels<4, true>(p, image, result, i, j, k0, k1, 0, w.taps);
-          else depthwise_pixels<4, false>(p, image, result, i, j, k0, k1, 0, w.taps);
-          j += 4;
-        } else {
-          int64_t l0, l1;
-          w.valid_taps(j, &l0, &l1);
-          depthwise_pixels<1, false>(p, image, result, i, j, k0, k1, l0, l1);
-          j += 1;
-        }
-      }
-    }
-  });
+  parallel_ranges(p.images * h.count, larger(1, 100000 / larger(1, row_flops)),
+                  [&](int64_t begin, int64_t end) {
+                    for (int64_t row = begin; row < end; ++row) {
+                      const int64_t n = row / h.count, i = row % h.count;
+                      const T* const image = p.source + n * p.source_image;
+                      T* const result = p.result + n * p.result_image +
+                                        (h.start + i * h.pitch) * p.result_row + w.start * p.result_pixel;
+                      int64_t k0, k1;
+                      h.valid_taps(i, &k0, &k1);
+                      for (int64_t j = 0; j < w.count;) {
+                        if (j >= j0 && j + 4 <= j1) {
+                          if (sliding)
+                            depthwise_pixels<4, true>(p, image, result, i, j, k0, k1, 0, w.taps);
+                          else
+                            depthwise_pixels<4, false>(p, image, result, i, j, k0, k1, 0, w.taps);
+                          j += 4;
+                        } else {
+                          int64_t l0, l1;
+                          w.valid_taps(j, &l0, &l1);
+                          depthwise_pixels<1, false>(p, image, result, i, j, k0, k1, l0, l1);
+                          j += 1;
+                        }
+                      }
+                    }
+                  });
 }
 
 // Partial sums over output rows [begin, end) of all images: sum[tap][c] = sum of dy * x under the tap.
@@ -163,12 +171,14 @@ void depthwise_gradient(const Conv2dArgs& a, const TapAxis& h, const TapAxis& w,
         };
         int64_t c = 0;
         for (; c + NV * V::N <= C; c += NV * V::N)
-          channels(c, Count<NV>{}, [](const auto* from) { return V::load(from); },
-                   [](V v, Compute<T>* to) { v.store(to); });
+          channels(
+              c, Count<NV>{}, [](const auto* from) { return V::load(from); },
+              [](V v, Compute<T>* to) { v.store(to); });
         for (; c < C; c += V::N) {
           const int n = int(smaller(V::N, C - c));
-          channels(c, Count<1>{}, [n](const auto* from) { return V::load(from, n); },
-                   [n](V v, Compute<T>* to) { v.store(to, n); });
+          channels(
+              c, Count<1>{}, [n](const auto* from) { return V::load(from, n); },
+              [n](V v, Compute<T>* to) { v.store(to, n); });
         }
       }
     }

@@ -33,7 +33,9 @@ struct TapAxis {
   // The taps [first, last) under which position i reads inside the source.
   LAMINA_INLINE void valid_taps(int64_t i, int64_t* first, int64_t* last) const {
     int64_t a = 0, b = taps;
-    const auto outside = [&](int64_t k) { return uint64_t(i * step + offset + k * offset_step) >= uint64_t(source); };
+    const auto outside = [&](int64_t k) {
+      return uint64_t(i * step + offset + k * offset_step) >= uint64_t(source);
+    };
     while (a < b && outside(a)) ++a;
     while (a < b && outside(b - 1)) --b;
     *first = a;
@@ -43,9 +45,16 @@ struct TapAxis {
 
 // Axis d (0: height, 1: width) of the forward pass: y reads x.
 LAMINA_INLINE TapAxis forward_axis(const Conv2dArgs& a, int d) {
-  return {.count = a.y.shape[2 + d], .start = 0, .pitch = 1,
-          .source = a.x.shape[2 + d], .step = a.stride[d], .offset = -a.padding[d], .offset_step = a.dilation[d],
-          .taps = a.weight.shape[2 + d], .tap = 0, .tap_step = 1};
+  return {.count = a.y.shape[2 + d],
+          .start = 0,
+          .pitch = 1,
+          .source = a.x.shape[2 + d],
+          .step = a.stride[d],
+          .offset = -a.padding[d],
+          .offset_step = a.dilation[d],
+          .taps = a.weight.shape[2 + d],
+          .tap = 0,
+          .tap_step = 1};
 }
 
 // The positions of x that are `phase` modulo the stride read dy: i stride + phase = p stride + r dilation - padding.
@@ -57,11 +66,16 @@ LAMINA_INLINE TapAxis backward_axis(const Conv2dArgs& a, int d, int64_t phase) {
   int64_t tap = 0;
   while (tap < tap_step && (phase + a.padding[d] - tap * dilation) % stride != 0) ++tap;
   const bool meets = tap < tap_step && tap < taps;
-  return {.count = ceil_div(a.x.shape[2 + d] - phase, stride), .start = phase, .pitch = stride,
-          .source = a.y.shape[2 + d], .step = 1,
+  return {.count = ceil_div(a.x.shape[2 + d] - phase, stride),
+          .start = phase,
+          .pitch = stride,
+          .source = a.y.shape[2 + d],
+          .step = 1,
           .offset = meets ? (phase + a.padding[d] - tap * dilation) / stride : 0,
           .offset_step = -(tap_step * dilation / stride),
-          .taps = meets ? ceil_div(taps - tap, tap_step) : 0, .tap = tap, .tap_step = tap_step};
+          .taps = meets ? ceil_div(taps - tap, tap_step) : 0,
+          .tap = tap,
+          .tap_step = tap_step};
 }
 
 }  // namespace lamina::LAMINA_ISA

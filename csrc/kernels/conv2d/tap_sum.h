@@ -78,10 +78,14 @@ template <class S, int NV>
       for (int j = 0; j < NV; ++j) {
         S* const y = out[m + i] + column + j * N;
         const bool whole = j < NV - 1 || last == N;
-        const Vec<S> base = bias ? Vec<S>::load(bias + j * N) : whole ? Vec<S>::load(y) : Vec<S>::load(y, last);
+        const Vec<S> base = bias    ? Vec<S>::load(bias + j * N)
+                            : whole ? Vec<S>::load(y)
+                                    : Vec<S>::load(y, last);
         const Vec<S> sum = base + acc.v[i][j];
-        if (whole) sum.store(y);
-        else store_lanes(sum, y, last);
+        if (whole)
+          sum.store(y);
+        else
+          store_lanes(sum, y, last);
       }
     }
   }
@@ -89,8 +93,8 @@ template <class S, int NV>
 
 // The tile has as many vectors as the panel has columns for.
 template <class S, int NV = tile_vectors>
-LAMINA_INLINE void tap_tiles(const TapChunk<S>& chunk, int64_t pixels, const S* panel, int64_t columns, const S* bias,
-                             S* const* out, int64_t column) {
+LAMINA_INLINE void tap_tiles(const TapChunk<S>& chunk, int64_t pixels, const S* panel, int64_t columns,
+                             const S* bias, S* const* out, int64_t column) {
   if constexpr (NV > 1) {
     if (columns <= (NV - 1) * Vec<S>::N)
       return tap_tiles<S, NV - 1>(chunk, pixels, panel, columns, bias, out, column);
@@ -131,7 +135,8 @@ void tap_block(const TapSum<T>& p, int64_t g, int64_t first, int64_t last, int64
   chunk.rows = const_cast<const S**>(out + pitch);
   int64_t segments = 0;
   for (int64_t m = 0; m < count; ++segments) {
-    const int64_t at = begin + m, j = at % p.w.count, i = at / p.w.count % p.h.count, n = at / p.w.count / p.h.count;
+    const int64_t at = begin + m, j = at % p.w.count, i = at / p.w.count % p.h.count,
+                  n = at / p.w.count / p.h.count;
     const int64_t pixels = smaller(count - m, p.w.count - j), step = p.w.pitch * p.result_pixel;
     segment[segments] = {p.source + n * p.source_image + g * p.depth, pixels, i * p.h.step, j};
     T* const row = p.result + n * p.result_image + (p.h.start + i * p.h.pitch) * p.result_row +
@@ -140,8 +145,10 @@ void tap_block(const TapSum<T>& p, int64_t g, int64_t first, int64_t last, int64
     m += pixels;
   }
   for (int64_t m = 0; m < count; ++m) {
-    if constexpr (direct) out[m] = result[m];
-    else out[m] = tile + m * columns;
+    if constexpr (direct)
+      out[m] = result[m];
+    else
+      out[m] = tile + m * columns;
   }
 
   // Chunks of about 256 k: a panel's chunk is then 16 KB (avx2), half of L1. Without taps the result is the bias.
@@ -177,8 +184,9 @@ void tap_block(const TapSum<T>& p, int64_t g, int64_t first, int64_t last, int64
       }
       for (int64_t q = first; q < last; ++q) {
         const int64_t panel = g * p.panels_per_group() + q;
-        tap_tiles(chunk, count, p.panels + panel * p.filter_taps * p.depth * NR, smaller(NR, p.columns - q * NR),
-                  started ? nullptr : p.bias + panel * NR, out, (q - first) * NR);
+        tap_tiles(chunk, count, p.panels + panel * p.filter_taps * p.depth * NR,
+                  smaller(NR, p.columns - q * NR), started ? nullptr : p.bias + panel * NR, out,
+                  (q - first) * NR);
       }
       started = true;
     }

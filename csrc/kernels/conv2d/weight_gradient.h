@@ -26,12 +26,16 @@ struct WeightGradient {
   const S* merged;  // the padded plane of merged taps, else null
 
   int64_t groups = a.groups, images = a.x.shape[0], P = a.y.shape[2], Q = a.y.shape[3];
-  int64_t filters = a.y.shape[1] / groups, taps_w = merged ? 1 : a.weight.shape[3], taps_h = a.weight.shape[2];
+  int64_t filters = a.y.shape[1] / groups, taps_w = merged ? 1 : a.weight.shape[3],
+          taps_h = a.weight.shape[2];
   int64_t channels = a.weight.shape[1] * (merged ? a.weight.shape[3] : 1);
-  int64_t panels = ceil_div(filters, tile_columns<S>), panel_elements = taps_h * taps_w * channels * tile_columns<S>;
+  int64_t panels = ceil_div(filters, tile_columns<S>),
+          panel_elements = taps_h * taps_w * channels * tile_columns<S>;
 
   // Blocks of about `pixels` pixels: whole images if they are small, else rows of one image.
-  LAMINA_INLINE int64_t block_images(int64_t pixels) const { return larger(1, smaller(images, pixels / (P * Q))); }
+  LAMINA_INLINE int64_t block_images(int64_t pixels) const {
+    return larger(1, smaller(images, pixels / (P * Q)));
+  }
   LAMINA_INLINE int64_t block_rows(int64_t pixels) const { return smaller(P, larger(1, pixels / Q)); }
   LAMINA_INLINE int64_t blocks(int64_t pixels) const {
     return ceil_div(images, block_images(pixels)) * ceil_div(P, block_rows(pixels));
@@ -42,78 +46,102 @@ struct WeightGradient {
     return {n, smaller(block_images(pixels), images - n), i, smaller(rows, P - i)};
   }
 
-  // dy of a block: [panel][pixel][tile_columns], columns beyond the filters zero.
+  // dy of a block: [panel][pixel][tile_columns], columns beyond the filters zero. Panels innermost: reads are then runs
+  // of neighbouring filters.
   void pack_dy(int64_t g, int64_t first, int64_t last, const PixelBlock& b, S* to) const {
     using V = Vec<S>;
     constexpr int64_t NR = tile_columns<S>;
-    const int64_t O = groups * filters;
-    for (int64_t q = first; q < last; ++q) {
-      const int64_t columns = smaller(NR, filters - q * NR);
-      for (int64_t n = 0; n < b.images; ++n) {
-        const T* from = a.y.as<const T>() + ((b.image + n) * P + b.row) * Q * O + g * filters + q * NR;
-        for (int64_t pixel = 0; pixel < b.rows * Q; ++pixel, from += O, to += NR) {
+    const int64_t O = groups * filters, pixels = b.rows * Q, panel = b.images * pixels * NR;
+    const int64_t whole = smaller(last, filters / NR) - first,
+                  rest = smaller(filters - (first + whole) * NR, NR);
+    const bool has_rest = first + whole < last;
+    for (int64_t n = 0; n < b.images; ++n) {
+      const T* from = a.y.as<const T>() + ((b.image + n) * P + b.row) * Q * O + g * filters + first * NR;
+      for (int64_t pixel = 0; pixel < pixels; ++pixel, from += O, to += NR) {
+        for (int64_t q = 0; q < whole; ++q)
 #pragma GCC unroll 4
-          for (int j = 0; j < tile_vectors; ++j) {
-            const int lanes = int(larger(0, smaller(V::N, columns - j * V::N)));
-            (lanes == V::N ? V::load(from + j * V::N) : V::load(from + j * V::N, lanes)).store(to + j * V::N);
-          }
-        }
+          for (int j = 0; j < tile_vectors; ++j)
+            V::load(from + q * NR + j * V::N).store(to + q * panel + j * V::N);
+        for (int j = 0; has_rest && j < tile_vectors; ++j)
+          V::load(from + whole * NR + j * V::N, int(larger(0, smaller(V::N, rest - j * V::N))))
+              .store(to + whole * panel + j * V::N);
       }
     }
   }
 
   // x of a block: [c / tile_rows][image][row][column][tile_rows], as many rows and columns as the taps read, zero outside
-  // the borders. Rows of two vectors may overlap the next pixel's, which is written later; `to` has a spare vector.
+  // the borders. A vector may reach into the next pixel of its row, which is written later. Panels are packed eight at a
+  // time, so that reads are runs of neighbouring channels.
   TapPlanes<S> pack_x(int64_t g, const PixelBlock& b, S* to) const {
     using V = Vec<S>;
-    constexpr int64_t MR = tile_rows;
+    constexpr int64_t MR = tile_rows, batch = 8;
     const int64_t H = a.x.shape[2], W = a.x.shape[3], C = a.x.shape[1];
     const int64_t rows = (b.rows - 1) * a.stride[0] + (taps_h - 1) * a.dilation[0] + 1;
     const int64_t columns = (Q - 1) * a.stride[1] + (taps_w - 1) * a.dilation[1] + 1;
-    const int64_t image = rows * columns * MR;
-    const TapPlanes<S> planes = {.data = to, .width = MR, .panel = b.images * image, .image = image,
-                                 .row = a.stride[0] * columns * MR, .pixel = a.stride[1] * MR,
-                                 .tap_row = a.dilation[0] * columns * MR, .tap_column = a.dilation[1] * MR};
+    const int64_t image = rows * columns * MR, panel = b.images * image;
     const int64_t left = smaller(columns, a.padding[1]);
     const int64_t inner = larger(0, smaller(columns, a.padding[1] + W) - left);
-    const auto clear = [&](int64_t pixels) {
-      __builtin_memset(to, 0, size_t(pixels * MR) * sizeof(S));
-      to += pixels * MR;
-    };
-    for (int64_t c = 0; c < channels; c += MR) {
-      const int lanes = int(smaller(MR, channels - c));
-      for (int64_t n = b.image; n < b.image + b.images; ++n) {
+    for (int64_t c0 = 0; c0 < channels; c0 += batch * MR) {
+      const int64_t panels = smaller(batch, ceil_div(channels - c0, MR));
+      for (int64_t n = 0; n < b.images; ++n) {
         for (int64_t r = 0; r < rows; ++r) {
           const int64_t h = b.row * a.stride[0] - a.padding[0] + r;
-          if (uint64_t(h) >= uint64_t(H)) {
-            clear(columns);
-            continue;
+          const bool inside = uint64_t(h) < uint64_t(H);
+          S* const row = to + c0 / MR * panel + n * image + r * columns * MR;
+          for (int64_t e = 0; e < panels; ++e) {
+            const auto clear = [&](int64_t begin, int64_t end) {
+              __builtin_memset(row + e * panel + begin * MR, 0, size_t((end - begin) * MR) * sizeof(S));
+            };
+            clear(0, inside ? left : columns);
+            if (inside) clear(left + inner, columns);
           }
-          const T* from = a.x.as<const T>() + (n * H + h) * W * C + g * channels + c;
-          clear(left);
-          for (int64_t j = 0; j < inner; ++j, from += C, to += MR)
-            for (int v = 0; v < MR; v += V::N)
-              V::load(from + v, int(larger(0, smaller(V::N, lanes - v)))).store(to + v);
-          clear(columns - left - inner);
+          if (!inside) continue;
+          const T* from = a.x.as<const T>() + ((b.image + n) * H + h) * W * C + g * channels + c0;
+          S* at = row + left * MR;
+          S* const right = row + (left + inner) * MR;
+          for (int64_t j = 0; j < inner; ++j, from += C, at += MR) {
+            // Whole vectors where they stay inside this pixel's channels and this row's part of the panel.
+            const bool fits = MR <= V::N && at + V::N <= right && c0 + V::N <= channels;
+            const int64_t whole = fits ? smaller(panels, (channels - c0 - V::N) / MR + 1) : 0;
+            int64_t e = 0;
+            for (; e < whole; ++e) V::load(from + e * MR).store(at + e * panel);
+            for (; e < panels; ++e)
+              for (int v = 0; v < MR; v += V::N) {
+                const int lanes = int(larger(0, smaller(smaller(V::N, MR - v), channels - c0 - e * MR - v)));
+                V::load(from + e * MR + v, lanes).store(at + e * panel + v, int(smaller(V::N, MR - v)));
+              }
+          }
         }
       }
     }
-    return planes;
+    return {.data = to,
+            .width = MR,
+            .panel = panel,
+            .image = image,
+            .row = a.stride[0] * columns * MR,
+            .pixel = a.stride[1] * MR,
+            .tap_row = a.dilation[0] * columns * MR,
+            .tap_column = a.dilation[1] * MR};
   }
 
   TapPlanes<S> merged_planes(const PixelBlock& b) const {
     const PaddedPlane p = padded_plane(a);
     const int64_t row = p.W * p.C;
-    return {.data = merged + (b.image * p.H + b.row * a.stride[0]) * row, .width = tile_rows, .panel = tile_rows,
-            .image = p.H * row, .row = a.stride[0] * row, .pixel = a.stride[1] * p.C,
-            .tap_row = a.dilation[0] * row, .tap_column = 0};
+    return {.data = merged + (b.image * p.H + b.row * a.stride[0]) * row,
+            .width = tile_rows,
+            .panel = tile_rows,
+            .image = p.H * row,
+            .row = a.stride[0] * row,
+            .pixel = a.stride[1] * p.C,
+            .tap_row = a.dilation[0] * row,
+            .tap_column = 0};
   }
 
   // sum[tap][c + i][column] = (0 at first, or itself) + sum over the block's pixels, for one tile of channels and one
   // panel of filters.
   template <int NV>
-  [[gnu::noinline]] void tile(const PixelBlock& b, const TapPlanes<S>& planes, const S* x, const S* dy, S* sum,
-                              int64_t valid, bool first) const {
+  [[gnu::noinline]] void tile(const PixelBlock& b, const TapPlanes<S>& planes, const S* x, const S* dy,
+                              S* sum, int64_t valid, bool first) const {
     constexpr int64_t NR = tile_columns<S>;
     // Rows that follow one another without a gap are one run of k.
     const bool whole = planes.row == Q * planes.pixel;
@@ -135,20 +163,22 @@ struct WeightGradient {
   }
 
   template <int NV = tile_vectors>
-  LAMINA_INLINE void tiles(const PixelBlock& b, const TapPlanes<S>& planes, const S* dy, S* sum, int64_t columns,
-                           bool first) const {
+  LAMINA_INLINE void tiles(const PixelBlock& b, const TapPlanes<S>& planes, const S* dy, S* sum,
+                           int64_t columns, bool first) const {
     if constexpr (NV > 1) {
       if (columns <= (NV - 1) * Vec<S>::N) return tiles<NV - 1>(b, planes, dy, sum, columns, first);
     }
     for (int64_t c = 0; c < channels; c += tile_rows)
       for (int64_t r = 0; r < taps_h; ++r)
         for (int64_t s = 0; s < taps_w; ++s)
-          tile<NV>(b, planes, planes.data + c / planes.width * planes.panel + r * planes.tap_row + s * planes.tap_column,
+          tile<NV>(b, planes,
+                   planes.data + c / planes.width * planes.panel + r * planes.tap_row + s * planes.tap_column,
                    dy, sum + ((r * taps_w + s) * channels + c) * tile_columns<S>, channels - c, first);
   }
 
   // Partial sum over blocks [begin, end), begin < end, for panels [first, last) of group g.
-  void partial(int64_t pixels, int64_t g, int64_t first, int64_t last, int64_t begin, int64_t end, S* sum) const {
+  void partial(int64_t pixels, int64_t g, int64_t first, int64_t last, int64_t begin, int64_t end,
+               S* sum) const {
     constexpr int64_t NR = tile_columns<S>;
     const int64_t most = block_images(pixels) * block_rows(pixels) * Q;
     S* const packed_dy = scratch<S>(Scratch::pack_b, (last - first) * most * NR);
@@ -156,16 +186,16 @@ struct WeightGradient {
     if (!merged) {
       const int64_t rows = (block_rows(pixels) - 1) * a.stride[0] + (taps_h - 1) * a.dilation[0] + 1;
       const int64_t columns = (Q - 1) * a.stride[1] + (taps_w - 1) * a.dilation[1] + 1;
-      packed_x = scratch<S>(Scratch::pack_a, block_images(pixels) * rows * columns * round_up(channels, tile_rows) +
-                                                 round_up(tile_rows, Vec<S>::N));
+      packed_x =
+          scratch<S>(Scratch::pack_a, block_images(pixels) * rows * columns * round_up(channels, tile_rows));
     }
     for (int64_t i = begin; i < end; ++i) {
       const PixelBlock b = block(pixels, i);
       pack_dy(g, first, last, b, packed_dy);
       const TapPlanes<S> planes = merged ? merged_planes(b) : pack_x(g, b, packed_x);
       for (int64_t q = first; q < last; ++q)
-        tiles(b, planes, packed_dy + (q - first) * b.images * b.rows * Q * NR, sum + (q - first) * panel_elements,
-              smaller(NR, filters - q * NR), i == begin);
+        tiles(b, planes, packed_dy + (q - first) * b.images * b.rows * Q * NR,
+              sum + (q - first) * panel_elements, smaller(NR, filters - q * NR), i == begin);
     }
   }
 };
