@@ -90,6 +90,14 @@ LAMINA_INLINE Vec<S> exp(Vec<S> x) {
   return ldexp(V::set1(1) + p, n);
 }
 
+// e^x where that is a normal number.
+template <class S>
+LAMINA_INLINE Vec<S> exp_normal(Vec<S> x) {
+  Vec<S> n;
+  const Vec<S> p = expm1_reduced(x, &n), scale = pow2(n);
+  return fma(scale, p, scale);
+}
+
 // e^x - 1 = 2 (2^(n-1) (e^r - 1) + (2^(n-1) - 1/2)), where 2^(n-1) stays finite as long as e^x does.
 // For n = 0 that would round subnormals: there it is e^r - 1 itself.
 template <class S>
@@ -212,7 +220,7 @@ LAMINA_INLINE Vec<float> erf(Vec<float> x) {
   const V one = V::set1(1);
   const V a = min_fast(V::set1(3.95f), abs(x));
   const V low = fma(a, polynomial(a * a, near_zero), a);
-  const V high = one - exp(-polynomial(a, tail));
+  const V high = one - exp_normal(-polynomial(a, tail));
   return or_bits(select(lt(a, one), low, high), sign_of(x));
 }
 LAMINA_INLINE Vec<double> erf(Vec<double> x) {

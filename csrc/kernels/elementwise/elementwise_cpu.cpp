@@ -226,23 +226,35 @@ void run_general(Row row, Dtype compute, const View* const* views, int count, co
   parallel_ranges(blocks, blocks_per_task, [&](int64_t first, int64_t end) { run_range(plan, first, end); });
 }
 
-// views: the inputs, then y.
+// Contiguous operands and single elements, the frequent cases, go straight to the row; a single element fills a buffer
+// that serves every block.
 LAMINA_INLINE void run_elementwise(const Rows& rows, const ElementwiseArgs& args, int arity) {
   const Row row = rows.at(args.compute);
-  const int64_t n = args.y.size();
+  const int64_t n = args.y.size(), item = size_of(args.compute);
   if (n == 0) return;
-  const View* views[most_operands];
+  const View* views[most_operands];  // the inputs, then y
   for (int k = 0; k < arity; ++k) views[k] = &args.x[k];
   views[arity] = &args.y;
-  bool is_plain = true;
-  for (int k = 0; k <= arity && is_plain; ++k)
-    is_plain = views[k]->dtype == args.compute && views[k]->size() == n && views[k]->is_contiguous();
-  if (!is_plain) return run_general(row, args.compute, views, arity + 1, args.p);
-  const int64_t item = size_of(args.compute);
+  alignas(64) char buffers[most_operands - 1][block * 8];
+  int64_t steps[most_operands] = {};  // bytes from an element to the next
+  int64_t step = grain;
+  for (int k = 0; k <= arity; ++k) {
+    const View& view = *views[k];
+    if (view.dtype == args.compute && view.size() == n && view.is_contiguous()) {
+      steps[k] = item;
+    } else if (k < arity && view.size() == 1) {
+      load_function(view.dtype, args.compute)(view.data, 0, buffers[k], n < block ? n : block);
+      step = block;
+    } else {
+      return run_general(row, args.compute, views, arity + 1, args.p);
+    }
+  }
   parallel_ranges(n, grain, [&](int64_t begin, int64_t end) {
-    const void* x[most_operands];
-    for (int k = 0; k < arity; ++k) x[k] = args.x[k].as<char>() + begin * item;
-    row(x, args.y.as<char>() + begin * item, end - begin, args.p);
+    for (int64_t at = begin; at < end; at += step) {
+      const void* x[most_operands];
+      for (int k = 0; k < arity; ++k) x[k] = steps[k] ? views[k]->as<char>() + at * item : buffers[k];
+      row(x, args.y.as<char>() + at * item, end - at < step ? end - at : step, args.p);
+    }
   });
 }
 

@@ -55,7 +55,8 @@ struct Backward {
 
 // y[i] = F(x[0][i], ...) for i < n.
 template <class Which, class F, class S, class V, int arity>
-void row(const void* const* x, void* y, int64_t n, const double* p) {
+void row(const void* const* x, void* y, int64_t n, const double* parameters) {
+  const double p[2] = {parameters[0], parameters[1]};  // a copy that no store can change: it leaves the loop
   const S* a = static_cast<const S*>(x[0]);
   const S* b = static_cast<const S*>(arity > 1 ? x[1] : nullptr);
   const S* c = static_cast<const S*>(arity > 2 ? x[2] : nullptr);

@@ -187,7 +187,7 @@ LAMINA_INLINE void add_rows(S* sums, const S* const* x, int64_t n, const S* shif
 }
 
 template <class M, class S, class V>
-LAMINA_INLINE void combine_rows(S* sums, const S* others, int64_t n) {
+[[gnu::noinline]] void combine_rows(S* sums, const S* others, int64_t n) {
   int64_t c = 0;
   for (; c + V::N <= n; c += V::N) M::combine(V::load(sums + c), V::load(others + c)).store(sums + c);
   if constexpr (V::N > 1) {
@@ -330,8 +330,8 @@ LAMINA_INLINE Results results_of(const Plan& plan, int64_t t) {
 
 // sums[k] = the sum over reduced elements [begin, end) for the n results of a task.
 template <class M, class S>
-void inner_task(const Plan& plan, const Results& results, int64_t begin, int64_t end, const S* shift,
-                S* sums) {
+[[gnu::noinline]] void inner_task(const Plan& plan, const Results& results, int64_t begin, int64_t end,
+                                  const S* shift, S* sums) {
   using V = typename VectorOf<S>::type;
   alignas(64) S buffer[block];
   const int last = plan.reduced.n - 1;
@@ -361,8 +361,8 @@ void inner_task(const Plan& plan, const Results& results, int64_t begin, int64_t
 }
 
 template <class M, class S>
-void outer_task(const Plan& plan, const Results& results, int64_t begin, int64_t end, const S* shift,
-                S* sums) {
+[[gnu::noinline]] void outer_task(const Plan& plan, const Results& results, int64_t begin, int64_t end,
+                                  const S* shift, S* sums) {
   using V = typename VectorOf<S>::type;
   const int64_t n = results.n, stride = plan.kept.x[plan.kept.n - 1];
   const Odometer kept(plan.kept, plan.kept.n, results.first);
