@@ -3,6 +3,7 @@
 PyTorch in float64 is the truth, PyTorch in float32 gives the tolerance (see harness.py).
 """
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -29,8 +30,15 @@ def to_torch(value, requires_grad=False):
     return torch.from_numpy(value).requires_grad_(requires_grad and is_floating(value.dtype))
 
 
+def from_torch(tensor):
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
+
+
 def expect(truth, low):
-    truth, low = truth.detach().numpy(), low.detach().numpy()
+    truth, low = from_torch(truth), from_torch(low)
     if not is_floating(truth.dtype):
         return Expected(truth, low.dtype, None)
     floor = 4 * eps_of(low.dtype) * np.abs(truth).max(initial=0)
