@@ -1,8 +1,8 @@
 """The benchmark program.
 
     python -m bench                          everything
-    python -m bench gemm conv2d adam         kernels of these families (rows come from tests/cases)
-    python -m bench overhead train import alloc
+    python -m bench gemm conv2d softmax      kernels of these families (rows come from tests/cases)
+    python -m bench optim overhead train import alloc
     python -m bench gemm --filter vgg --threads 1 2 --json rows.jsonl --plot charts.png
 
 Rivals (NumPy, and PyTorch where it is installed) run in the same process, on the same data, interleaved with
@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-TABLES = ("overhead", "train", "import", "alloc")
+TABLES = ("optim", "overhead", "train", "import", "alloc")
 THREAD_VARIABLES = ("LAMINA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -41,9 +41,15 @@ def run_tables(options: argparse.Namespace) -> None:
     threads = options.threads[0]
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(threads)
-    from bench import alloc, kernels, overhead, report, startup, train
+    from bench import alloc, kernels, optim, overhead, report, startup, train
 
-    functions = {"overhead": overhead.run, "train": train.run, "import": startup.run, "alloc": alloc.run}
+    functions = {
+        "optim": optim.run,
+        "overhead": overhead.run,
+        "train": train.run,
+        "import": startup.run,
+        "alloc": alloc.run,
+    }
     wanted = options.tables or [*kernels.families(), *TABLES]
     families = [name for name in wanted if name not in TABLES]
     out = report.Report(options.json)

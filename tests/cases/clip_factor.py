@@ -46,5 +46,4 @@ case = Case(
         Bench("16M elements", tensors((1 << 24,)), flops=2 << 24, bytes=4 << 24),
         Bench("100 tensors of 1000", tensors(*[(1000,)] * 100), flops=2e5, bytes=4e5),
     ],
-    family="optim",
 )
