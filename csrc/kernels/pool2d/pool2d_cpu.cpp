@@ -2,7 +2,7 @@
 
 #include "base/parallel.h"
 #include "base/scratch.h"
-#include "simd/vec.h"
+#include "simd/lanes.h"
 
 namespace lamina::LAMINA_ISA {
 namespace {
@@ -14,6 +14,11 @@ LAMINA_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Rows per chunk: 32 K elements are 10 to 20 us of work, well above the cost of handing a chunk to a thread.
 LAMINA_INLINE int64_t rows_per_chunk(int64_t elements) { return most(1, 32768 / most(1, elements)); }
+
+// The same where output rows of windows along h read rows of x with so many elements.
+LAMINA_INLINE int64_t rows_per_chunk(const PoolAxis& h, int64_t elements) {
+  return rows_per_chunk(PoolAxis::ceil_div(h.in, h.out) * elements);
+}
 
 // Loads and stores of n <= N lanes. Masked stores are slow on some machines (18 uops on Zen 3), hence the
 // branch.
@@ -27,6 +32,21 @@ LAMINA_INLINE void store_lanes(V v, T* p, int64_t n) {
     v.store(p);
   else
     v.store(p, int(n));
+}
+
+// Calls f(n), with n a constant where it is 2 or 3, the usual extents of windows: loops over it are then unrolled.
+template <int64_t n>
+struct Constant {
+  LAMINA_INLINE constexpr operator int64_t() const { return n; }
+};
+template <class F>
+LAMINA_INLINE void with_constant(int64_t n, const F& f) {
+  if (n == 2)
+    f(Constant<2>{});
+  else if (n == 3)
+    f(Constant<3>{});
+  else
+    f(n);
 }
 
 // One vector of windows in the making. Taps are kept in floating-point lanes: exact up to 2^24.
@@ -101,10 +121,10 @@ struct LinePooler {
           w.is_adaptive ? s * length : s * w.dilation % w.stride * length + s * w.dilation / w.stride;
   }
 
-  // Puts n elements at position i of the row; the last vector of a row is filled up with the identity.
-  LAMINA_INLINE void put(V v, int64_t i, int64_t n) const {
-    if (n < V::N) v = select(V::first(int(n)), v, V::set1(Pooled<kind, S>::identity));
-    v.store(line + w.pad + i);
+  // Puts a vector at position i of the row; the last one of a row is filled up with the identity.
+  template <class Lanes>
+  LAMINA_INLINE void put(V v, int64_t i, Lanes lanes) const {
+    lanes.keep(v, V::set1(Pooled<kind, S>::identity)).store(line + w.pad + i);
   }
 
   void deal() const {
@@ -130,30 +150,18 @@ struct LinePooler {
     }
   }
 
-  // Calls out(q, pooled) for every vector of outputs. Width is the kernel where known at compile time, else
-  // 0.
-  template <int Width, class Out>
-  LAMINA_INLINE void pool_width(const Out& out) const {
-    const int64_t width = Width ? Width : w.kernel;
-    const S* taps[Width ? Width : 1];
-    for (int s = 0; s < Width; ++s) taps[s] = classes + offsets[s];
-    for (int64_t q = 0; q < lanes; q += V::N) {
-      Pooled<kind, S> p{V::set1(Pooled<kind, S>::identity), V::zero()};
-      if constexpr (kind == Kind::max_with_tap) p.tap = V::load(first_taps + q);
-      for (int64_t s = 0; s < width; ++s)
-        p.take(V::load((Width ? taps[s] : classes + offsets[s]) + q), V::set1(S(s)));
-      out(q, p);
-    }
-  }
+  // Calls out(q, pooled) for every vector of outputs.
   template <class Out>
   LAMINA_INLINE void pool(const Out& out) const {
     deal();
-    if (w.kernel == 2)
-      pool_width<2>(out);
-    else if (w.kernel == 3)
-      pool_width<3>(out);
-    else
-      pool_width<0>(out);
+    with_constant(w.kernel, [&](auto width) {
+      for (int64_t q = 0; q < lanes; q += V::N) {
+        Pooled<kind, S> p{V::set1(Pooled<kind, S>::identity), V::zero()};
+        if constexpr (kind == Kind::max_with_tap) p.tap = V::load(first_taps + q);
+        for (int64_t s = 0; s < width; ++s) p.take(V::load(classes + offsets[s] + q), V::set1(S(s)));
+        out(q, p);
+      }
+    });
   }
 };
 
@@ -164,31 +172,31 @@ void pool_planes(const Pool2dArgs& a) {
   using V = Vec<S>;
   const PoolAxis &h = a.h, &w = a.w;
   const int64_t rows = a.x.shape[0] * a.x.shape[1] * h.out;
-  parallel_ranges(
-      rows, rows_per_chunk(PoolAxis::ceil_div(h.in, h.out) * w.in), [&](int64_t begin, int64_t end) {
-        const LinePooler<kind, S> pooler(w);
-        S* counts = scratch<S>(Scratch::tile, pooler.lanes);
-        for (int64_t q = 0; q < pooler.lanes; ++q)
-          counts[q] = a.divisor || q >= w.out ? S(1) : S(w.count(q, a.count_include_pad));
+  parallel_ranges(rows, rows_per_chunk(h, w.in), [&](int64_t begin, int64_t end) {
+    const LinePooler<kind, S> pooler(w);
+    S* counts = scratch<S>(Scratch::tile, pooler.lanes);
+    for (int64_t q = 0; q < pooler.lanes; ++q)
+      counts[q] = a.divisor || q >= w.out ? S(1) : S(w.count(q, a.count_include_pad));
 
-        for (int64_t row = begin; row < end; ++row) {
-          const PoolWindow v = h.window(row % h.out);
-          const T* x = a.x.as<T>() + (row / h.out * h.in + v.origin + v.first * h.dilation) * w.in;
-          const int64_t step = h.dilation * w.in, height = v.last - v.first;
-          for (int64_t i = 0; i < w.in; i += V::N) {
-            const int64_t n = least(V::N, w.in - i);
-            Pooled<kind, S> p{load_lanes<V>(x + i, n), V::zero()};
-            for (int64_t r = 1; r < height; ++r) p.take(load_lanes<V>(x + r * step + i, n), V::zero());
-            pooler.put(p.value, i, n);
-          }
-          T* y = a.y.as<T>() + row * w.out;
-          const V count = V::set1(S(a.divisor ? a.divisor : h.count(row % h.out, a.count_include_pad)));
-          pooler.pool([&](int64_t q, Pooled<kind, S> p) {
-            if constexpr (kind == Kind::average) p.value = p.value / (count * V::load(counts + q));
-            store_lanes(p.value, y + q, w.out - q);
-          });
-        }
+    for (int64_t row = begin; row < end; ++row) {
+      const PoolWindow v = h.window(row % h.out);
+      const T* x = a.x.as<T>() + (row / h.out * h.in + v.origin + v.first * h.dilation) * w.in;
+      const int64_t step = h.dilation * w.in;
+      with_constant(v.last - v.first, [&](auto height) {
+        for_vectors<V>(w.in, [&](int64_t i, auto lanes) {
+          Pooled<kind, S> p{lanes.load(x + i), V::zero()};
+          for (int64_t r = 1; r < height; ++r) p.take(lanes.load(x + r * step + i), V::zero());
+          pooler.put(p.value, i, lanes);
+        });
       });
+      T* y = a.y.as<T>() + row * w.out;
+      const V count = V::set1(S(a.divisor ? a.divisor : h.count(row % h.out, a.count_include_pad)));
+      pooler.pool([&](int64_t q, Pooled<kind, S> p) {
+        if constexpr (kind == Kind::average) p.value = p.value / (count * V::load(counts + q));
+        store_lanes(p.value, y + q, w.out - q);
+      });
+    }
+  });
 }
 
 // With taps, rows first: a strict comparison then finds the first maximum in row-major order. Pooled rows are
@@ -200,41 +208,41 @@ void pool_planes_with_taps(const Pool2dArgs& a) {
   using V = Vec<S>;
   const PoolAxis &h = a.h, &w = a.w;
   const int64_t rows = a.x.shape[0] * a.x.shape[1] * h.out;
-  parallel_ranges(
-      rows, rows_per_chunk(PoolAxis::ceil_div(h.in, h.out) * w.in), [&](int64_t begin, int64_t end) {
-        const LinePooler<kind, S> pooler(w);
-        const int64_t lanes = pooler.lanes, ring = least(h.reach(), h.in);
-        S* values = scratch<S>(Scratch::tile, (2 * ring + 1) * lanes);
-        S *taps = values + ring * lanes, *winners = taps + ring * lanes;
-        int64_t* row_in_slot = scratch<int64_t>(Scratch::pack_b, ring + h.kernel);
-        int64_t* slots = row_in_slot + ring;  // slots[r]: where in the ring tap r of the present window lies
-        for (int64_t i = 0; i < ring; ++i) row_in_slot[i] = -1;
+  parallel_ranges(rows, rows_per_chunk(h, w.in), [&](int64_t begin, int64_t end) {
+    const LinePooler<kind, S> pooler(w);
+    const int64_t lanes = pooler.lanes, ring = least(h.reach(), h.in);
+    S* values = scratch<S>(Scratch::tile, (2 * ring + 1) * lanes);
+    S *taps = values + ring * lanes, *winners = taps + ring * lanes;
+    int64_t* row_in_slot = scratch<int64_t>(Scratch::pack_b, ring + h.kernel);
+    int64_t* slots = row_in_slot + ring;  // where in the ring the rows of the present window lie
+    for (int64_t i = 0; i < ring; ++i) row_in_slot[i] = -1;
 
-        for (int64_t row = begin; row < end; ++row) {
-          const PoolWindow v = h.window(row % h.out);
-          for (int64_t r = v.first; r < v.last; ++r) {
-            const int64_t x_row = row / h.out * h.in + v.origin + r * h.dilation, slot = x_row % ring;
-            slots[r] = slot * lanes;
-            if (row_in_slot[slot] == x_row) continue;
-            row_in_slot[slot] = x_row;
-            const T* x = a.x.as<T>() + x_row * w.in;
-            for (int64_t i = 0; i < w.in; i += V::N) pooler.put(load_lanes<V>(x + i, w.in - i), i, w.in - i);
-            pooler.pool([&](int64_t q, const Pooled<kind, S>& p) {
-              p.value.store(values + slot * lanes + q);
-              p.tap.store(taps + slot * lanes + q);
-            });
-          }
-          for (int64_t q = 0; q < lanes; q += V::N) {
-            Pooled<kind, S> p{V::load(values + slots[v.first] + q),
-                              V::load(taps + slots[v.first] + q) + V::set1(S(v.first * w.kernel))};
-            for (int64_t r = v.first + 1; r < v.last; ++r)
-              p.take(V::load(values + slots[r] + q), V::load(taps + slots[r] + q) + V::set1(S(r * w.kernel)));
-            store_lanes(p.value, a.y.as<T>() + row * w.out + q, w.out - q);
-            p.tap.store(winners + q);
-          }
-          store_taps(winners, a.taps, row * w.out, w.out);
+    for (int64_t row = begin; row < end; ++row) {
+      const PoolWindow v = h.window(row % h.out);
+      for (int64_t r = v.first; r < v.last; ++r) {
+        const int64_t x_row = row / h.out * h.in + v.origin + r * h.dilation, slot = x_row % ring;
+        slots[r - v.first] = slot * lanes;
+        if (row_in_slot[slot] == x_row) continue;
+        row_in_slot[slot] = x_row;
+        const T* x = a.x.as<T>() + x_row * w.in;
+        for_vectors<V>(w.in, [&](int64_t i, auto lanes) { pooler.put(lanes.load(x + i), i, lanes); });
+        pooler.pool([&](int64_t q, const Pooled<kind, S>& p) {
+          p.value.store(values + slot * lanes + q);
+          p.tap.store(taps + slot * lanes + q);
+        });
+      }
+      with_constant(v.last - v.first, [&](auto height) {
+        for (int64_t q = 0; q < lanes; q += V::N) {
+          Pooled<kind, S> p{V::load(values + slots[0] + q), V::load(taps + slots[0] + q)};
+          for (int64_t r = 1; r < height; ++r)
+            p.take(V::load(values + slots[r] + q), V::load(taps + slots[r] + q) + V::set1(S(r * w.kernel)));
+          store_lanes(p.value, a.y.as<T>() + row * w.out + q, w.out - q);
+          (p.tap + V::set1(S(v.first * w.kernel))).store(winners + q);
         }
       });
+      store_taps(winners, a.taps, row * w.out, w.out);
+    }
+  });
 }
 
 // The average of whole planes. Partial sums of at most 1024 elements keep the rounding error that of a short
@@ -303,23 +311,21 @@ void pool_pixels(const Pool2dArgs& a) {
                 U = 4;  // 4 chains hide the latency of max and add, and leave registers for taps
   const PoolAxis &h = a.h, &w = a.w;
   const int64_t C = a.x.shape[1], rows = a.x.shape[0] * h.out;
-  parallel_ranges(
-      rows, rows_per_chunk(PoolAxis::ceil_div(h.in, h.out) * w.in * C), [&](int64_t begin, int64_t end) {
-        for (int64_t row = begin; row < end; ++row) {
-          const T* image = a.x.as<T>() + row / h.out * h.in * w.in * C;
-          const PoolWindow vh = h.window(row % h.out);
-          const int64_t count_h = h.count(row % h.out, a.count_include_pad);
-          for (int64_t q = 0; q < w.out; ++q) {
-            const PoolWindow vw = w.window(q);
-            const auto count = Compute<T>(a.divisor ? a.divisor : count_h * w.count(q, a.count_include_pad));
-            const int64_t out = (row * w.out + q) * C;
-            int64_t c = 0;
-            for (; c + U * N <= C; c += U * N) pool_pixel<kind, U>(a, image, vh, vw, C, c, N, count, out + c);
-            for (; c < C; c += N)
-              pool_pixel<kind, 1>(a, image, vh, vw, C, c, least(N, C - c), count, out + c);
-          }
-        }
-      });
+  parallel_ranges(rows, rows_per_chunk(h, w.in * C), [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const T* image = a.x.as<T>() + row / h.out * h.in * w.in * C;
+      const PoolWindow vh = h.window(row % h.out);
+      const int64_t count_h = h.count(row % h.out, a.count_include_pad);
+      for (int64_t q = 0; q < w.out; ++q) {
+        const PoolWindow vw = w.window(q);
+        const auto count = Compute<T>(a.divisor ? a.divisor : count_h * w.count(q, a.count_include_pad));
+        const int64_t out = (row * w.out + q) * C;
+        int64_t c = 0;
+        for (; c + U * N <= C; c += U * N) pool_pixel<kind, U>(a, image, vh, vw, C, c, N, count, out + c);
+        for (; c < C; c += N) pool_pixel<kind, 1>(a, image, vh, vw, C, c, least(N, C - c), count, out + c);
+      }
+    }
+  });
 }
 
 // --- backward of max ---------------------------------------------------------------------------------------
