@@ -97,14 +97,14 @@ def test_gradient_of_a_vector_needs_a_direction():
         y = w * w
     with pytest.raises(ValueError, match=r"backward: the tensor has shape \(2,\); expected one element"):
         tape.backward(y)
-    with pytest.raises(ValueError, match="expected .* as the tensor"):
+    with pytest.raises(ValueError, match=r"expected .* as the tensor"):
         tape.backward(y, lamina.ones(3))
     tape.backward(y, lamina.tensor([1.0, 10.0]))
     assert w.grad.tolist() == [2, 40]
 
 
 def test_params_restricts_what_is_stored():
-    """As training a GAN needs: the generator's loss runs through the discriminator, whose gradients it must not touch."""
+    """As a GAN needs: the generator's loss runs through the discriminator, whose gradients it must not touch."""
     g, d = parameter(2.0), parameter(3.0)
     with lamina.Tape() as tape:
         loss = F.sum(g * d)
@@ -178,8 +178,7 @@ def test_nested_tapes_record_on_the_innermost():
 def test_a_tape_closes_when_its_block_raises():
     w = parameter(1.0)
     with pytest.raises(ZeroDivisionError), lamina.Tape():
-        w * w
-        raise ZeroDivisionError
+        w * (1 / 0)
     assert not (w * w).is_watched
 
 
@@ -270,7 +269,7 @@ def test_function_errors():
         loss = F.sum(Wrong.apply(w))
     with pytest.raises(ValueError, match=r"gradient 0 is \(5,\) float32; expected \(2,\) float32"):
         tape.backward(loss)
-    with pytest.raises(TypeError, match="Wrong: an input is a float; expected a lamina.Tensor"):
+    with pytest.raises(TypeError, match="Wrong: an input is a float"):
         Wrong.apply(1.0)
 
 

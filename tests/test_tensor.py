@@ -42,7 +42,14 @@ def test_dtypes_compare_with_whatever_names_them():
 
 @pytest.mark.parametrize(
     ("data", "dtype"),
-    [(1.5, "float32"), (2, "int64"), (True, "bool"), ([1, 2.5], "float32"), ([[1], [2]], "int64"), (np.float64(1), "float64")],
+    [
+        (1.5, "float32"),
+        (2, "int64"),
+        (True, "bool"),
+        ([1, 2.5], "float32"),
+        ([[1], [2]], "int64"),
+        (np.float64(1), "float64"),
+    ],
 )
 def test_python_data_gets_pytorch_dtypes(data, dtype):
     assert lamina.tensor(data).dtype == dtype
@@ -163,7 +170,7 @@ def test_printing():
 
 
 def test_a_device_that_is_not_there_says_why():
-    with pytest.raises(RuntimeError, match="'cuda' is not available: .*CPU"):
+    with pytest.raises(RuntimeError, match=r"'cuda' is not available: .*CPU"):
         lamina.tensor([1.0], device="cuda")
     with pytest.raises(ValueError, match="unknown device 'gpu'"):
         lamina.tensor([1.0], device="gpu")

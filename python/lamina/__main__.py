@@ -32,7 +32,8 @@ def info() -> str:
         ("devices", "cpu"),
         ("  no cuda", build["why_no_cuda"]),
     ]
-    lines += [(name, "found" if importlib.util.find_spec(name) else f"not found; for {use}") for name, use in _OPTIONAL.items()]
+    for name, use in _OPTIONAL.items():
+        lines.append((name, "found" if importlib.util.find_spec(name) else f"not found; for {use}"))
     return "\n".join(f"{name:<24}{value}" for name, value in lines)
 
 

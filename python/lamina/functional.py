@@ -80,7 +80,7 @@ def _axis(op: str, dim: int, ndim: int) -> int:
 def reshape(x: Tensor, *, shape: tuple[int, ...] = ()) -> Tensor:
     """The elements of ``x``, read row by row, in another shape: a view where strides allow it, else a copy.
 
-    Args: x: any shape and dtype. shape: extents with the same product; one of them may be -1, which stands for the rest.
+    Args: x: any shape and dtype. shape: extents with the same product; one may be -1, which stands for the rest.
     Returns: Tensor of ``shape``.
     Raises: ValueError if the number of elements differs.
 
@@ -255,8 +255,8 @@ def pad(x: Tensor, *, padding: tuple[int, ...] = (), mode: str = "constant", val
     Args:
         x: any shape.
         padding: (before, after) of the last axis, then of the one before it, …, as in PyTorch.
-        mode: what margins hold: "constant" ``value``; "reflect" ``x`` mirrored at its edge elements; "replicate" the edge
-            elements; "circular" ``x`` from its other end. The last three pad at most two axes.
+        mode: what margins hold: "constant" ``value``; "reflect" ``x`` mirrored at its edge elements; "replicate" the
+            edge elements; "circular" ``x`` from its other end. The last three pad at most two axes.
         value: of mode "constant".
 
     Returns: Tensor; channels-last if ``x`` is.
@@ -291,7 +291,8 @@ def triu(x: Tensor, *, diagonal: int = 0) -> Tensor:
 def progression(*, start: float = 0.0, step: float = 1.0, size: int = 0, dtype: Any = _C.float32) -> Tensor:
     """y[i] = start + i step.
 
-    Args: start, step: computed in float64 and rounded once; in integers for an integer dtype. size: at least 0. dtype: any.
+    Args: start, step: computed in float64 and rounded once, or in integers for an integer dtype. size: at least 0.
+        dtype: any.
     Returns: Tensor of shape (size,).
     Raises: ValueError for a negative size.
     """
@@ -1294,7 +1295,7 @@ def avg_pool2d(
 
 def _grid(x: Tensor, size: int | tuple[int | None, int | None]) -> tuple[int, ...] | int:
     """An output size with the extents of x in the place of None."""
-    if isinstance(size, int) or None not in size:
+    if isinstance(size, int):
         return size
     return tuple(extent if n is None else n for n, extent in zip(size, x.shape[2:], strict=False))
 
@@ -1302,7 +1303,8 @@ def _grid(x: Tensor, size: int | tuple[int | None, int | None]) -> tuple[int, ..
 def adaptive_avg_pool2d(x: Tensor, *, output_size: int | tuple[int | None, int | None] = 1) -> Tensor:
     """Averages over a grid of P×Q bins that cover the plane.
 
-    y[n, c, p, q] is the mean of rows p·H div P to ⌈(p + 1)·H / P⌉ - 1 and columns alike. Bins of unequal length overlap.
+    y[n, c, p, q] is the mean of rows p·H div P to ⌈(p + 1)·H / P⌉ - 1 and columns alike. Bins of unequal length
+    overlap.
 
     Args:
         x: (N, C, H, W); float32, bfloat16 or float64.
@@ -1733,15 +1735,14 @@ def lstm(
         )
         if layer and dropout:
             y = _dropped(y, dropout)
-        y, *last = lstm_layer(
-            y,
+        operands: list[Any] = [
             *forward,
             h0 if h0 is None or num_layers == 1 else h0[first : first + directions],
             c0 if c0 is None or num_layers == 1 else c0[first : first + directions],
             lengths,
             *(reverse[0] if reverse else []),
-            batch_first=batch_first,
-        )
+        ]
+        y, *last = lstm_layer(y, *operands, batch_first=batch_first)
         states.append((last[0], last[1]))
     if num_layers == 1:
         return (y, *states[0])

@@ -16,10 +16,14 @@ def _getitem(self: Tensor, index: Any) -> Tensor:
 
     Integers and slices of positive step give views; others copy.
 
-    Raises: IndexError for an integer out of range or too many indices; TypeError for other indices, booleans among them.
+    Raises: IndexError for an integer out of range or too many indices; TypeError for other indices, also booleans.
     """
     entries = _complete(index if isinstance(index, tuple) else (index,), self)
-    starts, sizes, steps, squeeze, added = [], [], [], [], []
+    starts: list[int] = []
+    sizes: list[int] = []
+    steps: list[int] = []
+    squeeze: list[int] = []
+    added: list[int] = []
     chosen: tuple[int, Tensor] | None = None  # axis of the result, indices
     position = 0  # in the result
     for entry in entries:

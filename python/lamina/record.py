@@ -14,11 +14,11 @@ class record:
     """Makes ``fn`` record its second call and replay it from the third on.
 
     The first call runs as usual (optimisers make their state, layers their buffers). The second is run and recorded:
-    every kernel with its arguments. Later calls copy the inputs to where the recording read them and replay the kernels,
-    at some ten nanoseconds each besides their work.
+    every kernel with its arguments. Later calls copy the inputs to where the recording read them and replay the
+    kernels, at some ten nanoseconds each besides their work.
 
-    What changes from step to step must be an input or live in a tensor: learning rates, step counts and random states do.
-    Python numbers, branches and shapes are frozen, and reading a value inside ``fn`` raises.
+    What changes from step to step must be an input or live in a tensor: learning rates, step counts and random states
+    do. Python numbers, branches and shapes are frozen, and reading a value inside ``fn`` raises.
 
     Args:
         fn: takes tensors (positional) and gives a tensor, None, or a tuple, list or dict of tensors.
@@ -93,4 +93,6 @@ def _map(fn: Callable[[Tensor], Tensor], tree: Any) -> Any:
         return {key: _map(fn, item) for key, item in tree.items()}
     if tree is None:
         return None
-    raise TypeError(f"record: the function returned a {type(tree).__name__}; expected tensors, or tuples, lists or dicts of them")
+    raise TypeError(
+        f"record: the function returned a {type(tree).__name__}; expected tensors, or tuples, lists or dicts of them"
+    )

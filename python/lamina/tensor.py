@@ -34,7 +34,7 @@ def tensor(data: Any, dtype: Any = None, device: str = "cpu") -> Tensor:
     if hasattr(data, "__dlpack__") and not isinstance(data, np.ndarray):
         return _cast(F.clone(_C.from_dlpack(data)), dtype)
     array = np.asarray(data)
-    if array.dtype == object or array.dtype.kind in "SUV" and array.dtype.name != "bfloat16":
+    if array.dtype == object or (array.dtype.kind in "SUV" and array.dtype.name != "bfloat16"):
         raise TypeError(f"tensor: data is {array.dtype}; expected numbers")
     if not isinstance(data, np.ndarray | np.generic) and dtype is None:
         dtype = _DEFAULT_DTYPES.get(array.dtype.name)

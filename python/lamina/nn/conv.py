@@ -11,6 +11,7 @@ from lamina.nn import init
 from lamina.nn.module import Module, Parameter
 
 IntPair = int | tuple[int, int]
+Padding = int | tuple[int, int] | tuple[int, int, int, int] | str
 
 
 def _pair(value: IntPair) -> tuple[int, int]:
@@ -20,8 +21,17 @@ def _pair(value: IntPair) -> tuple[int, int]:
 class _Conv(Module):
     """What both convolutions hold."""
 
+    bias: Parameter | None
+
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: IntPair, groups: int, bias: bool, transposed: bool, dtype: Any
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: IntPair,
+        groups: int,
+        bias: bool,
+        transposed: bool,
+        dtype: Any,
     ) -> None:
         super().__init__()
         if groups < 1 or in_channels % groups or out_channels % groups:
@@ -38,9 +48,10 @@ class _Conv(Module):
 
     def extra_repr(self) -> str:
         shown = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
-        for name, default in (("stride", (1, 1)), ("padding", 0), ("output_padding", 0), ("dilation", (1, 1)), ("groups", 1)):
-            value = getattr(self, name, default)
-            if value not in (default, _pair(default) if isinstance(default, int) and name != "groups" else default):
+        defaults: dict[str, list[Any]] = {"stride": [(1, 1)], "padding": [0, (0, 0)], "output_padding": [(0, 0)], "dilation": [(1, 1)]}
+        for name, unremarkable in {**defaults, "groups": [1]}.items():
+            value = getattr(self, name, None)
+            if value is not None and value not in unremarkable:
                 shown += f", {name}={value}"
         return shown if self.bias is not None else shown + ", bias=False"
 
@@ -70,7 +81,7 @@ class Conv2d(_Conv):
         out_channels: int,
         kernel_size: IntPair,
         stride: IntPair = 1,
-        padding: int | tuple[int, ...] | str = 0,
+        padding: Padding = 0,
         dilation: IntPair = 1,
         groups: int = 1,
         bias: bool = True,
@@ -81,7 +92,13 @@ class Conv2d(_Conv):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(
-            x, self.weight, self.bias, stride=self.stride, padding=self.padding, dilation=self.dilation, groups=self.groups
+            x,
+            self.weight,
+            self.bias,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            groups=self.groups,
         )
 
 
@@ -90,8 +107,8 @@ class ConvTranspose2d(_Conv):
 
     Args: as Conv2d; ``output_padding`` adds rows and columns at the end, which resolves the size that strides lose.
 
-    Shapes: x (N, C, H, W) → y (N, O, H', W') with H' = (H − 1) stride − 2 padding + dilation (R − 1) + output_padding + 1;
-    ``weight`` (C, O/G, R, S), ``bias`` (O,).
+    Shapes: x (N, C, H, W) → y (N, O, H', W') with
+    H' = (H − 1) stride − 2 padding + dilation (R − 1) + output_padding + 1; ``weight`` (C, O/G, R, S), ``bias`` (O,).
     """
 
     def __init__(

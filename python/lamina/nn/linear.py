@@ -23,6 +23,8 @@ class Linear(Module):
     Shapes: x (..., I) → y (..., O); ``weight`` (O, I), ``bias`` (O,), both U(−1/√I, 1/√I) at first.
     """
 
+    bias: Parameter | None
+
     def __init__(self, in_features: int, out_features: int, bias: bool = True, dtype: Any = _C.float32) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features

@@ -19,8 +19,14 @@ class CrossEntropyLoss(Module):
     Shapes: x (N, C) or (N, C, ...); target (N,) or (N, ...) class indices, or probabilities of the shape of x.
     """
 
+    weight: Tensor | None
+
     def __init__(
-        self, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean", label_smoothing: float = 0.0
+        self,
+        weight: Tensor | None = None,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        label_smoothing: float = 0.0,
     ) -> None:
         super().__init__()
         self.register_buffer("weight", weight)

@@ -12,7 +12,7 @@ from lamina.tensor import asarray, is_device
 
 
 class Parameter(Tensor):
-    """A tensor that an open tape watches at first use; an attribute of a Module that is one is found by ``parameters()``.
+    """A tensor that an open tape watches at first use, and that ``Module.parameters()`` finds.
 
     Args: data: Tensor of a floating dtype, whose memory is shared.
     """
@@ -185,7 +185,7 @@ class Module:
         return self.train(False)
 
     def freeze(self, frozen: bool = True) -> Module:
-        """Excludes all parameters from tapes: what lies below the first unfrozen one costs no memory and no backward."""
+        """Excludes all parameters from tapes: below the first unfrozen one nothing is recorded or kept."""
         for parameter in self.parameters():
             parameter.is_frozen = frozen
         return self

@@ -27,6 +27,11 @@ class _BatchNorm(Module):
     Source: Ioffe and Szegedy 2015, https://arxiv.org/abs/1502.03167
     """
 
+    weight: Parameter | None
+    bias: Parameter | None
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
     _expected: ClassVar[tuple[tuple[int, ...], str]]  # numbers of axes, and how the shape is written
 
     def __init__(

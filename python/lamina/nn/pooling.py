@@ -51,8 +51,8 @@ class MaxPool2d(Module):
 class AvgPool2d(Module):
     """The mean of every window.
 
-    Args: kernel_size, stride (default: kernel_size), padding (with zeros), ``ceil_mode``; ``count_include_pad``: whether
-    padding counts in the divisor; ``divisor_override``: divide by this instead.
+    Args: kernel_size, stride (default: kernel_size), padding (with zeros), ``ceil_mode``; ``count_include_pad``:
+    whether padding counts in the divisor; ``divisor_override``: divide by this instead.
 
     Shapes: x (N, C, H, W) → y (N, C, H', W').
     """
@@ -109,7 +109,7 @@ class AdaptiveMaxPool2d(Module):
         super().__init__()
         self.output_size = output_size
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return F.adaptive_max_pool2d(x, output_size=self.output_size)
 
     def extra_repr(self) -> str:

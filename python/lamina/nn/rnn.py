@@ -89,7 +89,7 @@ class LSTM(_LSTMBase):
             h0, c0 = (None if s is None else F.unsqueeze(s, dim=1) for s in (h0, c0))
         y, h_n, c_n = F.lstm(
             x,
-            list(self._parameters.values()),
+            list(self.parameters()),
             h0,
             c0,
             lengths,
@@ -141,7 +141,7 @@ class LSTMCell(_LSTMBase):
         if hx is None:
             zeros = creation.zeros(x.shape[0], self.hidden_size, dtype=x.dtype)
             hx = zeros, zeros
-        return F.lstm_cell(x, *hx, *self._parameters.values())
+        return F.lstm_cell(x, *hx, *self.parameters())
 
     def extra_repr(self) -> str:
         return f"{self.input_size}, {self.hidden_size}, bias={self.bias}"

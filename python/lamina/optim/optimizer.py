@@ -101,7 +101,7 @@ class Optimizer:
         for group in self.param_groups:
             params = group["params"]
             grads = [p.grad for p in params]
-            positions = range(first, first + len(params))
+            positions = list(range(first, first + len(params)))
             first += len(params)
             if any(grad is None for grad in grads):
                 kept = [i for i, grad in enumerate(grads) if grad is not None]
@@ -204,7 +204,7 @@ class Optimizer:
             if not values:
                 continue
             arrays = {key: asarray(value) for key, value in self._loadable(values).items()}
-            wanted = self._names({**group, **update})
+            wanted = self._names(ParameterGroup({**group, **update}))
             for key in wanted:
                 if key not in arrays or arrays[key].shape != parameter.shape:
                     found = f"has shape {arrays[key].shape}" if key in arrays else "is missing"
