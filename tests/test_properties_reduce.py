@@ -118,5 +118,5 @@ def test_sum_to_is_the_adjoint_of_broadcasting(drawn, dropped):
 def test_variance_does_not_see_a_shift(drawn):
     x, dim = drawn
     x = x.astype(np.float64)
-    variances = [np.array(F.var(lamina.from_numpy(x + c), dim=dim, correction=0)) for c in (0, 1024)]
+    variances = [np.array(F.var(lamina.from_numpy(np.asarray(x + c)), dim=dim, correction=0)) for c in (0, 1024)]
     np.testing.assert_allclose(variances[0], variances[1], rtol=1e-9, atol=1e-12)
