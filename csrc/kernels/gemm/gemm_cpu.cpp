@@ -54,9 +54,8 @@ GemmTile choose_tile(const GemmProblem& p) {
   t.kc = equal(K, t.kc, 8);
   t.mc = equal(M, max_of(tile_rows, block_a_bytes / (t.kc * p.compute_size)), tile_rows);
   t.nc = equal(N, max_of(columns, block_b_bytes / (t.kc * p.compute_size)), columns);
-  // Unpacked rows of A share cache sets where they are a multiple of 1 KiB apart; columns of A would touch a
-  // line each.
-  const bool a_reads_well = p.a_column_stride == 1 && p.a_row_stride * p.element_size % 1024 != 0;
+  // Columns of A would touch a line for each element.
+  const bool a_reads_well = p.a_column_stride == 1 && !crowds_sets(p.a_row_stride);
   t.copy_a = p.element_size != p.compute_size ||
              (t.path == GemmPath::dots ? p.a_column_stride != 1
                                        : t.path == GemmPath::packed && (N > 128 || !a_reads_well));

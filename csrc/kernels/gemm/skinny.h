@@ -93,24 +93,24 @@ template <int MR, int KR, class S, class B>
     step(j, [n](const auto* p) { return Vec<S>::load(p, n); }, [n](S* p, Vec<S> v) { v.store(p, n); });
 }
 
-// C (M, N) (+)= A (M, K) * B (K, N) with contiguous rows of B, for up to rows_max_rows rows. KR rows of B at
-// a time are KR streams; MR * KR scalars of A stay in registers, and a block of C in L1.
+// C (M, N) (+)= A (M, K) * B (K, N) with contiguous rows of B, for up to rows_max_rows rows. KR rows of B at a time are
+// KR streams; MR * KR scalars of A stay in registers, and a block of sums in L1. The sums begin at zero, so that their
+// rounding errors grow with K and the number of calls, not with their product.
 inline constexpr int64_t rows_max_rows = 4;
 
 template <class S, class B>
 void sums_of_rows(int64_t M, int64_t N, int64_t K, Matrix<const S> a, Matrix<const B> b, S* c, int64_t ld,
                   bool is_sum) {
-  constexpr int64_t block = 1024;
+  constexpr int64_t block = 512;
+  S sums[rows_max_rows * block];
   const auto sweep = [&](auto add, auto add_one, int64_t rows, int64_t n, int64_t j) {
     int64_t k = 0;
-    for (; k + rows <= K; k += rows) add(n, a.at(0, k), b.at(k, j), c + j, ld);
-    for (; k < K; ++k) add_one(n, a.at(0, k), b.at(k, j), c + j, ld);
+    for (; k + rows <= K; k += rows) add(n, a.at(0, k), b.at(k, j), sums, block);
+    for (; k < K; ++k) add_one(n, a.at(0, k), b.at(k, j), sums, block);
   };
   for (int64_t j = 0; j < N; j += block) {
     const int64_t n = min_of(block, N - j);
-    if (!is_sum)
-      for (int64_t i = 0; i < M; ++i)
-        for (int64_t l = 0; l < n; ++l) c[i * ld + j + l] = S(0);
+    __builtin_memset(sums, 0, size_t(M * block) * sizeof(S));
     switch (M) {
       case 1:
         sweep(add_rows<1, 8, S, B>, add_rows<1, 1, S, B>, 8, n, j);
@@ -124,6 +124,11 @@ void sums_of_rows(int64_t M, int64_t N, int64_t K, Matrix<const S> a, Matrix<con
       default:
         sweep(add_rows<4, 2, S, B>, add_rows<4, 1, S, B>, 2, n, j);
     }
+    for (int64_t i = 0; i < M; ++i)
+      for (int64_t l = 0; l < n; ++l) {
+        S* to = c + i * ld + j + l;
+        *to = is_sum ? *to + sums[i * block + l] : sums[i * block + l];
+      }
   }
 }
 
