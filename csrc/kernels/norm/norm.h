@@ -37,8 +37,7 @@ struct BatchNormShape {
   // Rows per block: 256 KB of float32, and enough of them to make the partial results small beside x.
   [[gnu::always_inline]] int64_t block() const { return C > 1023 ? 64 : 65536 / (C > 0 ? C : 1); }
   [[gnu::always_inline]] int64_t blocks() const { return is_rows ? (count() + block() - 1) / block() : 0; }
-  // Elements (float, or double if x is double) of workspace: two partial rows per block, three rows of
-  // coefficients.
+  // Elements (float, or double if x is double) of workspace: two partial rows per block, three of coefficients.
   [[gnu::always_inline]] int64_t workspace() const { return is_rows ? (2 * blocks() + 3) * C : 0; }
 };
 

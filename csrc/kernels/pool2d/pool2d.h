@@ -1,33 +1,28 @@
 // Pooling over windows of a plane.
 //
-//   max      y[n,c,p,q] = max_{r,s} x[n,c,h,w]           average  y[n,c,p,q] = sum_{r,s} x[n,c,h,w] /
-//   count(p,q) with     h = p * stride - pad + r * dilation, w likewise; taps outside the plane do not take
-//   part.
+//   max      y[n,c,p,q] = max_{r,s} x[n,c,h,w]     average  y[n,c,p,q] = sum_{r,s} x[n,c,h,w] / count(p,q)
+//   with     h = p * stride - pad + r * dilation, w likewise; taps outside the plane do not take part.
 //
-// x, dx (N, C, H, W), y, dy (N, C, P, Q), window (R, S). All operands of a call are dense and share one order
-// in memory: either row-major ("planes": N * C planes of H x W) or channels-last ("pixels": N images of H x W
-// pixels of C lanes).
+// x, dx (N, C, H, W), y, dy (N, C, P, Q), window (R, S). All operands of a call are dense and share one order in
+// memory: row-major ("planes": N * C of H x W) or channels-last ("pixels": N images of H x W pixels of C lanes).
 //
-// What backward needs of a maximum is where it was: the tap r * S + s, one byte per output (four where R * S
-// > 256), an eighth of an int64 index. The winner is the first maximum in row-major order, or the last NaN; a
-// window of -inf alone gives its first tap inside the plane. These are PyTorch's rules. Hence
+// Backward of a maximum needs to know where it was: the tap r * S + s, one byte per output (four where R * S > 256),
+// an eighth of an int64 index. The winner is the first maximum in row-major order, or the last NaN; a window of
+// -inf alone gives its first tap inside the plane. These are PyTorch's rules. Hence
 //   max      dx[h,w] = sum of dy[p,q] over the windows whose tap points at (h, w)
 //   average  dx[h,w] = sum of dy[p,q] / count(p,q) over the windows that cover (h, w)
 //
 // Traffic: x once and y once (plus taps), some R + S operations per output: bound by memory.
 //
-// Planes, forward: windows are separable. Each row of x is pooled along W once, into a ring of rows that its
-// R windows share; an output row then pools R ring rows. Along W the lanes of a vector are neighbouring
-// outputs, so their taps lie `stride` apart: the row is first dealt into its residue classes modulo the
-// stride,
-//   row      0 1 2 3 4 5 6 7 8 9            tap s of output q is element q * stride + s * dilation, that is
-//   class 0  0 2 4 6 8                      element q + s * dilation / stride of class s * dilation % stride:
-//   class 1  1 3 5 7 9                      contiguous loads for every window, stride and dilation.
-// Pooling rows first, then columns, with a strict comparison, finds the first maximum in row-major order.
-// Planes, average backward: the mirror image, columns first, then along W into residue classes, then
-// interleaved. Pixels: lanes are channels, and every window is a plain loop. Max backward: dy is added where
-// its tap points, by one thread per plane (or image and block of channels), in order. A gather with vector
-// compares costs as many instructions: each dx element has to test every window that covers it.
+// Planes, forward: windows are separable. Along W the lanes of a vector are neighbouring outputs, whose taps lie
+// `stride` apart: a row is first dealt into its residue classes modulo the stride,
+//   row      0 1 2 3 4 5 6 7 8 9      tap s of output q is element q * stride + s * dilation, that is
+//   class 0  0 2 4 6 8                element q + s * dilation / stride of class s * dilation % stride:
+//   class 1  1 3 5 7 9                contiguous loads for every window, stride and dilation.
+// Planes, average backward: the mirror image, columns first, then along W into classes, then interleaved.
+// Pixels: lanes are channels, and every window is a plain loop.
+// Max backward: dy is added where its tap points, by one thread per plane (or image and block of channels), in order.
+// A gather with vector compares costs as many instructions: each dx has to test every window that covers it.
 #pragma once
 
 #include "base/isa.h"
@@ -35,16 +30,14 @@
 
 namespace lamina {
 
-// The taps of one output along one axis: positions origin + r * dilation; those in [first, last) lie inside
-// the input.
+// The taps of one output along one axis: positions origin + r * dilation, inside the input for r in [first, last).
 struct PoolWindow {
   int64_t origin, first, last;
 };
 
 struct PoolAxis {
   int64_t in, out, kernel, stride, pad, dilation;
-  // True iff the windows are the bins [floor(o * in / out), ceil((o + 1) * in / out)), all of them at most
-  // `kernel` long.
+  // True iff the windows are the bins [floor(o * in / out), ceil((o + 1) * in / out)), at most `kernel` long.
   bool is_adaptive;
 
   [[gnu::always_inline]] static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -69,8 +62,7 @@ struct PoolAxis {
     return {origin, first, last};
   }
 
-  // Elements that an average counts: padding takes part if asked, what ceil_mode hangs over the padding
-  // never.
+  // Elements that an average counts: padding if asked, what ceil_mode hangs over the padding never.
   [[gnu::always_inline]] int64_t count(int64_t o, bool include_pad) const {
     const PoolWindow v = window(o);
     if (!include_pad || is_adaptive) return v.last - v.first;

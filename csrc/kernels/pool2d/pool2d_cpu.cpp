@@ -20,8 +20,7 @@ LAMINA_INLINE int64_t rows_per_chunk(const PoolAxis& h, int64_t elements) {
   return rows_per_chunk(PoolAxis::ceil_div(h.in, h.out) * elements);
 }
 
-// Loads and stores of n <= N lanes. Masked stores are slow on some machines (18 uops on Zen 3), hence the
-// branch.
+// n <= N lanes. Masked stores are slow on some machines (18 uops on Zen 3), hence the branch.
 template <class V, class T>
 LAMINA_INLINE V load_lanes(const T* p, int64_t n) {
   return n >= V::N ? V::load(p) : V::load(p, int(n));
@@ -245,8 +244,7 @@ void pool_planes_with_taps(const Pool2dArgs& a) {
   });
 }
 
-// The average of whole planes. Partial sums of at most 1024 elements keep the rounding error that of a short
-// sum.
+// The average of whole planes. Sums of at most 1024 elements, then of sums: the error is that of a short sum.
 template <class T>
 void average_whole_planes(const Pool2dArgs& a) {
   using V = VecOf<T>;
@@ -433,8 +431,7 @@ void spread_planes(const Pool2dBackwardArgs& a) {
   const PoolAxis &h = a.h, &w = a.w;
   const int64_t rows = a.dx.shape[0] * a.dx.shape[1] * h.in;
   parallel_ranges(rows, rows_per_chunk(w.in), [&](int64_t begin, int64_t end) {
-    // column[q] = sum over p of dy[p,q] / count(p,q); zeros on both sides stand for windows outside the
-    // output.
+    // column[q] = sum over p of dy[p,q] / count(p,q); zeros on both sides stand for windows that do not exist.
     const int64_t border = PoolAxis::ceil_div(w.kernel, w.stride);
     const int64_t lanes = PoolAxis::ceil_div(most(w.out, (w.in + w.pad) / w.stride + 1), V::N) * V::N;
     S* memory = scratch<S>(Scratch::row, border + 2 * lanes);
