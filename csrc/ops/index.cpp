@@ -18,16 +18,18 @@ void check_index(std::string_view op, const Array& index, int64_t n) {
   check(n > 0 || v.size() == 0, op, "index is ", v, ", into an axis of extent 0; expected no index");
   if (current_stream().is_recording()) return;
   const auto scan = [&](const auto* data) {
-    for (int64_t i = 0, size = v.size(); i < size; ++i) {
-      int64_t offset = i;
-      if (!v.is_contiguous()) {
-        offset = 0;
-        for (int64_t d = v.ndim - 1, rest = i; d >= 0; rest /= v.shape[d--])
-          offset += rest % v.shape[d] * v.strides[d];
-      }
-      check(data[offset] >= 0 && data[offset] < n, op, "index has ", int64_t(data[offset]),
-            "; expected 0 to ", n - 1);
-    }
+    const int64_t size = v.size();
+    const bool is_contiguous = v.is_contiguous();
+    const auto element = [&](int64_t i) -> int64_t {
+      if (is_contiguous) return data[i];
+      int64_t offset = 0;
+      for (int d = v.ndim - 1; d >= 0; i /= v.shape[d--]) offset += i % v.shape[d] * v.strides[d];
+      return data[offset];
+    };
+    bool is_inside = true;
+    for (int64_t i = 0; i < size; ++i) is_inside &= uint64_t(element(i)) < uint64_t(n);
+    for (int64_t i = 0; !is_inside && i < size; ++i)
+      check(uint64_t(element(i)) < uint64_t(n), op, "index has ", element(i), "; expected 0 to ", n - 1);
   };
   if (v.dtype == Dtype::int32)
     scan(v.as<const int32_t>());

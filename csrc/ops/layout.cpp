@@ -391,28 +391,39 @@ uint64_t bits_of(double value, Dtype dtype) {
   return bits;
 }
 
+void pad_block(Stream& stream, const View& x, const View& y, const Attrs& attrs) {
+  const Ints& padding = attrs.ints("padding");
+  const PadMode mode = pad_mode(attrs.string("mode"));
+  if (mode == PadMode::constant && !padding.empty())
+    stream.submit(layout_kernels().fill, FillArgs{.dst = y, .bits = bits_of(attrs.real("value"), y.dtype)});
+  View middle = y;
+  for (int i = 0; i < x.ndim; ++i) middle = part(middle, i, margin_of(padding, i, x.ndim).before, x.shape[i]);
+  submit_copy(stream, x, middle);
+  // Axis by axis from the last: margins of the next are copied from rows that are complete.
+  View complete = middle;
+  for (int i = x.ndim - 1; i >= 0 && mode != PadMode::constant; --i) {
+    const Margin m = margin_of(padding, i, x.ndim);
+    complete = part(complete, i, -m.before, y.shape[i]);
+    fill_margins(stream, complete, i, m, mode);
+  }
+}
+
 const Register pad_op{{
     .schema = "pad(x, *, padding: ints = (), mode: str = 'constant', value: float = 0) -> y",
     .infer = pad_infer,
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const View &x = in[0].view(), &y = out[0].view();
-          const Ints& padding = attrs.ints("padding");
-          const PadMode mode = pad_mode(attrs.string("mode"));
           if (y.size() == 0) return;
-          if (mode == PadMode::constant && !padding.empty())
-            stream.submit(layout_kernels().fill,
-                          FillArgs{.dst = y, .bits = bits_of(attrs.real("value"), y.dtype)});
-          View middle = y;
-          for (int i = 0; i < x.ndim; ++i)
-            middle = part(middle, i, margin_of(padding, i, x.ndim).before, x.shape[i]);
-          submit_copy(stream, x, middle);
-          // Axis by axis from the last: margins of the next are copied from rows that are complete.
-          View complete = middle;
-          for (int i = x.ndim - 1; i >= 0 && mode != PadMode::constant; --i) {
-            const Margin m = margin_of(padding, i, x.ndim);
-            complete = part(complete, i, -m.before, y.shape[i]);
-            fill_margins(stream, complete, i, m, mode);
+          // A few samples at a time: the passes over y that follow the first find it in cache.
+          constexpr int64_t block_bytes = 256 << 10;
+          const bool is_whole = x.ndim == 0 || x.shape[0] != y.shape[0];
+          const int64_t N = is_whole ? 1 : y.shape[0];
+          const int64_t n = std::max<int64_t>(1, block_bytes * N / (y.size() * size_of(y.dtype)));
+          for (int64_t at = 0; at < N; at += n) {
+            const int64_t count = std::min(n, N - at);
+            pad_block(stream, is_whole ? x : part(x, 0, at, count), is_whole ? y : part(y, 0, at, count),
+                      attrs);
           }
         },
     .vjp = [](const Saved& s, const Inputs& dy) -> Gradients {

@@ -154,7 +154,11 @@ void gather_typed(const GatherArgs& a) {
   with_index(a.index, [&](auto index) {
     parallel_ranges(a.index.size() / L, larger(1, chunk_bytes / 8 / L), [&](int64_t begin, int64_t end) {
       for_rows(a.index, a.x, a.axis, begin, end, [&](int64_t at, int64_t offset) {
-        for (int64_t k = 0; k < L; ++k) y[at + k] = x[offset + clamp(index[at + k], N) * stride + k * step];
+        if (stride == 1 && step == 0) {
+          for (int64_t k = 0; k < L; ++k) y[at + k] = x[offset + clamp(index[at + k], N)];
+        } else {
+          for (int64_t k = 0; k < L; ++k) y[at + k] = x[offset + clamp(index[at + k], N) * stride + k * step];
+        }
       });
     });
   });

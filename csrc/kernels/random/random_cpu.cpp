@@ -129,7 +129,9 @@ void normal_float(const NormalArgs& a) {
   generate<tile_words>(a.y.as<T>(), a.y.size(), [&](T* out, int64_t, int64_t tile) {
     U w[4][Philox::vectors];
     philox.generate(tile, w);
+#pragma GCC unroll 4
     for (int v = 0; v < Philox::vectors; ++v) {
+#pragma GCC unroll 2
       for (int k = 0; k < 4; k += 2) {
         // The half keeps u above 0; r ends at sqrt(50 ln 2) = 5.9.
         const V u = (to_float(w[k][v] >> 8) + V::set1(0.5f)) * V::set1(0x1p-24f);
