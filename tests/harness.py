@@ -82,6 +82,20 @@ def samples(*, gradients: bool = False) -> list:
     return parameters
 
 
+def benches() -> list:
+    """Test parameters (case, bench): the bench shapes, the large ones marked slow."""
+
+    def is_large(bench):
+        elements = sum(int(np.prod(x.shape)) for x in bench.inputs if isinstance(x, Arr))
+        return bench.flops > 5e8 or elements > 9e6
+
+    return [
+        pytest.param(case, bench, id=label(case, bench), marks=[pytest.mark.slow] * is_large(bench))
+        for case in all_cases()
+        for bench in case.bench
+    ]
+
+
 # --- truth and tolerance ------------------------------------------------------------------------------------
 
 

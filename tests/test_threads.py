@@ -6,16 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import lamina
-from cases import all_cases, materialise
-from harness import assert_same_bits, call, label, samples
+from cases import materialise
+from harness import assert_same_bits, benches, call, label, samples
 
-LARGE = 2e9  # flops of a bench shape that is left to `-m slow`
-
-BENCHES = [
-    pytest.param(case, bench, id=label(case, bench), marks=[pytest.mark.slow] * (bench.flops > LARGE))
-    for case in all_cases()
-    for bench in case.bench
-]
 SMALL = [p.values for p in samples() if p.values[2] == "float32" and not p.marks]
 
 
@@ -27,7 +20,7 @@ def threads():
     lamina.set_num_threads(before)
 
 
-@pytest.mark.parametrize(("case", "bench"), BENCHES)
+@pytest.mark.parametrize(("case", "bench"), benches())
 def test_any_number_of_threads(case, bench, threads):
     results = []
     for count in (1, 2, 3):

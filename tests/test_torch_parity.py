@@ -7,19 +7,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from cases import all_cases, is_floating, materialise
-from harness import Expected, as_tuple, call, cast, compare, eps_of, label, largest_error, tape_vjp
+from cases import is_floating, materialise
+from harness import Expected, as_tuple, benches, call, cast, compare, eps_of, label, largest_error, tape_vjp
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 
-LARGE = 5e8  # flops of a bench shape that is left to `-m slow`
+BENCHES = [p for p in benches() if p.values[1].torch and not p.values[0].mutates]
 
-BENCHES = [
-    pytest.param(case, bench, id=label(case, bench), marks=[pytest.mark.slow] * (bench.flops > LARGE))
-    for case in all_cases()
-    for bench in case.bench
-    if bench.torch and not case.mutates
-]
+
+def rival(bench):
+    """The PyTorch function of a row; of several, the first."""
+    return next(iter(bench.torch.values())) if isinstance(bench.torch, dict) else bench.torch
 
 
 def to_torch(value, requires_grad=False):
@@ -48,8 +46,8 @@ def expect(truth, low):
 @pytest.mark.parametrize(("case", "bench"), BENCHES)
 def test_forward(case, bench):
     inputs = materialise(case, bench, "float32")
-    truths = as_tuple(bench.torch(*to_torch(cast(inputs, np.float64))))
-    lows = as_tuple(bench.torch(*to_torch(inputs)))
+    truths = as_tuple(rival(bench)(*to_torch(cast(inputs, np.float64))))
+    lows = as_tuple(rival(bench)(*to_torch(inputs)))
     got = call(case, inputs, bench.attrs)
     for i, (y, truth, low) in enumerate(zip(got, truths, lows, strict=False)):
         compare(y, expect(truth, low), f"{label(case, bench)}, output {i}")
@@ -62,7 +60,7 @@ def test_backward(case, bench, rng):
 
     def torch_vjp(dtype, dys):
         leaves = to_torch(cast(inputs, dtype), requires_grad=True)
-        ys = [y for y in as_tuple(bench.torch(*leaves)) if y.requires_grad]
+        ys = [y for y in as_tuple(rival(bench)(*leaves)) if y.requires_grad]
         dys = dys or [rng.standard_normal(y.shape).astype(np.float32) for y in ys]
         torch.autograd.backward(ys, [torch.from_numpy(dy.astype(dtype)) for dy in dys])
         return [leaves[i].grad for i in wrt], dys
