@@ -6,30 +6,40 @@
 namespace lamina {
 namespace {
 
-// The tensors of a call: groups of n arrays each (all params, all grads, ...), named as in the messages.
+// One kind of tensor in a call: its name in messages, and its place in the kernel's table (none: step counts).
+struct Group {
+  const char* name;
+  void* OptimTensor::* place;
+};
+constexpr Group adam_groups[] = {{"params", &OptimTensor::param},
+                                 {"grads", &OptimTensor::grad},
+                                 {"exp_avgs", &OptimTensor::m},
+                                 {"exp_avg_sqs", &OptimTensor::v},
+                                 {"steps", nullptr},
+                                 {"max_exp_avg_sqs", &OptimTensor::vmax}};
+constexpr Group sgd_groups[] = {{"params", &OptimTensor::param},
+                                {"grads", &OptimTensor::grad},
+                                {"momentum_buffers", &OptimTensor::m},
+                                {"steps", nullptr}};
+constexpr size_t params = 0, grads = 1;
+
+// The tensors of a call: for each group n arrays, all params, then all grads, and so on.
 struct Groups {
   std::span<const Array> arrays;
-  std::span<const char* const> names;
+  std::span<const Group> kinds;
   size_t n = 0;
 
+  Groups(std::span<const Array> tensors, std::span<const Group> groups)
+      : arrays(tensors), kinds(groups), n(tensors.size() / groups.size()) {}
   const Array& at(size_t group, size_t i) const { return arrays[group * n + i]; }
 };
 
-constexpr size_t params = 0, grads = 1;
-constexpr const char* adam_groups[] = {"params",      "grads", "exp_avgs",
-                                       "exp_avg_sqs", "steps", "max_exp_avg_sqs"};
-constexpr const char* sgd_groups[] = {"params", "grads", "momentum_buffers", "steps"};
-
-Groups groups_of(const Inputs& tensors, std::span<const char* const> names) {
-  return {tensors, names, tensors.size() / names.size()};
-}
-
 Groups adam_groups_of(const Inputs& in, const Attrs& attrs) {
-  return groups_of(in.subspan(2), std::span(adam_groups).first(attrs.boolean("amsgrad") ? 6 : 5));
+  return {in.subspan(2), std::span(adam_groups).first(attrs.boolean("amsgrad") ? 6 : 5)};
 }
 
 Groups sgd_groups_of(const Inputs& in, const Attrs& attrs) {
-  return groups_of(in.subspan(2), std::span(sgd_groups).first(attrs.real("momentum") != 0 ? 4 : 2));
+  return {in.subspan(2), std::span(sgd_groups).first(attrs.real("momentum") != 0 ? 4 : 2)};
 }
 
 Dtype state_dtype(Dtype t) { return t == Dtype::float64 ? Dtype::float64 : Dtype::float32; }
@@ -50,17 +60,17 @@ void check_at_least_zero(double value, std::string_view op, const char* name) {
 void check_groups(const Inputs& in, const Groups& g, std::string_view op) {
   check_scalar(in[0], op, "lr");
   if (in[1]) check_scalar(in[1], op, "scale");
-  check(g.n * g.names.size() == g.arrays.size(), op, g.arrays.size(), " tensors; expected ", g.names.size(),
+  check(g.n * g.kinds.size() == g.arrays.size(), op, g.arrays.size(), " tensors; expected ", g.kinds.size(),
         " groups of equal length");
   for (size_t i = 0; i < g.n; ++i) {
     const Array& param = g.at(params, i);
     check<TypeError>(is_kernel_dtype(param.dtype()), op, "params[", i, "] is ", param.dtype(),
                      "; expected float32, bfloat16 or float64");
     check(is_dense(param.view()), op, "params[", i, "] ", param.view(), " has gaps in memory; expected none");
-    for (size_t k = grads; k < g.names.size(); ++k) {
+    for (size_t k = grads; k < g.kinds.size(); ++k) {
       const Array& x = g.at(k, i);
-      const std::string_view name = g.names[k];
-      if (name == "steps") {
+      const char* const name = g.kinds[k].name;
+      if (!g.kinds[k].place) {
         check<TypeError>(x.dtype() == Dtype::int64, op, "steps[", i, "] is ", x.dtype(), "; expected int64");
         check(x.size() == 1, op, "steps[", i, "] is ", x.view(), "; expected one element");
         continue;
@@ -92,23 +102,16 @@ Table make_table(Stream& stream, const Groups& g) {
     const Array grad = in_order(stream, g.at(grads, i), param.view());
     if (grad.storage().get() != g.at(grads, i).storage().get()) table.copies.push_back(grad);
     OptimTensor& row = table.rows[i];
-    row = {.param = param.view().data,
-           .grad = grad.view().data,
-           .m = nullptr,
-           .v = nullptr,
-           .vmax = nullptr,
-           .step = nullptr,
-           .n = param.size(),
-           .begin = elements,
-           .dtype = param.dtype()};
+    row.n = param.size();
+    row.begin = elements;
+    row.dtype = param.dtype();
     elements += row.n;
-    for (size_t k = grads + 1; k < g.names.size(); ++k) {
-      void* const data = g.at(k, i).view().data;
-      const std::string_view name = g.names[k];
-      if (name == "steps")
-        row.step = static_cast<int64_t*>(data);
+    for (size_t k = 0; k < g.kinds.size(); ++k) {
+      void* const data = k == grads ? grad.view().data : g.at(k, i).view().data;
+      if (g.kinds[k].place)
+        row.*g.kinds[k].place = data;
       else
-        (name == "exp_avg_sqs" ? row.v : name == "max_exp_avg_sqs" ? row.vmax : row.m) = data;
+        row.step = static_cast<int64_t*>(data);
     }
   }
   const void* rows = stream.upload(table.rows.data(), int64_t(g.n * sizeof(OptimTensor)));

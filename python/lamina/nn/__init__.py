@@ -4,7 +4,7 @@ from lamina.nn import init, utils
 from lamina.nn.activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from lamina.nn.conv import Conv2d, ConvTranspose2d
 from lamina.nn.linear import Flatten, Identity, Linear
-from lamina.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss
+from lamina.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from lamina.nn.module import Module, ModuleList, Parameter, Sequential
 from lamina.nn.normalization import BatchNorm1d, BatchNorm2d, Dropout
 from lamina.nn.pooling import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, MaxPool2d
@@ -35,6 +35,7 @@ __all__ = [
     "MaxPool2d",
     "Module",
     "ModuleList",
+    "NLLLoss",
     "Parameter",
     "ReLU",
     "Sequential",

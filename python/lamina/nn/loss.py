@@ -72,7 +72,43 @@ class L1Loss(_Loss):
 
 
 class BCEWithLogitsLoss(_Loss):
-    """Binary cross-entropy of sigmoid(x) against target in [0, 1], computed without overflow."""
+    """Binary cross-entropy of sigmoid(x) against target in [0, 1], computed without overflow.
+
+    Args:
+        weight: factor of each loss, of a shape that broadcasts to that of x, or None.
+        reduction: "mean", "sum" or "none".
+        pos_weight: factor of the loss of positive targets, likewise; above 1 it favours recall.
+    """
+
+    weight: Tensor | None
+    pos_weight: Tensor | None
+
+    def __init__(self, weight: Tensor | None = None, reduction: str = "mean", pos_weight: Tensor | None = None) -> None:
+        super().__init__(reduction)
+        self.register_buffer("weight", weight)
+        self.register_buffer("pos_weight", pos_weight)
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
-        return F.binary_cross_entropy_with_logits(x, target, reduction=self.reduction)
+        return F.binary_cross_entropy_with_logits(x, target, self.weight, self.pos_weight, reduction=self.reduction)
+
+
+class NLLLoss(_Loss):
+    """−weight[target] x[target], from log-probabilities x.
+
+    Args:
+        weight: (C,) weight of each class, or None.
+        ignore_index: a label that costs nothing.
+        reduction: "mean", "sum" or "none".
+
+    Shapes: x (N, C) or (N, C, ...); target (N,) or (N, ...) class indices.
+    """
+
+    weight: Tensor | None
+
+    def __init__(self, weight: Tensor | None = None, ignore_index: int = -100, reduction: str = "mean") -> None:
+        super().__init__(reduction)
+        self.register_buffer("weight", weight)
+        self.ignore_index = ignore_index
+
+    def forward(self, x: Tensor, target: Tensor) -> Tensor:
+        return F.nll_loss(x, target, self.weight, ignore_index=self.ignore_index, reduction=self.reduction)

@@ -123,7 +123,7 @@ class Optimizer:
     def _check(self, group: ParameterGroup) -> None:
         """Raises ValueError for hyperparameters that make no sense."""
 
-    def _names(self, group: ParameterGroup) -> list[str]:
+    def _names(self, group: dict[str, Any]) -> list[str]:
         """The tensors of state that a parameter of this group has, besides its step count."""
         return [name for name, switch in self.state_names.items() if switch is None or group[switch]]
 
