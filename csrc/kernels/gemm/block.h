@@ -96,21 +96,4 @@ LAMINA_INLINE void multiply_block(int64_t M, int64_t N, int64_t K, Bands<S> a, c
   }
 }
 
-// The sink of a dense block of C.
-template <class S>
-struct DenseSink {
-  S* c;
-  int64_t ld;
-  LAMINA_INLINE S* at(int64_t i, int64_t j) const { return c + i * ld + j; }
-  LAMINA_INLINE void done(int64_t, int64_t, int, int) const {}
-};
-
-// C (M, N; rows ld apart) = A * packed B, or C += A * packed B where is_sum.
-template <class S>
-LAMINA_INLINE void multiply_packed(int64_t M, int64_t N, int64_t K, Matrix<const S> a, PackedB<S> b, S* c,
-                                   int64_t ld, bool is_sum) {
-  multiply_block<S>(M, N, K, bands_of(a), b.data, b.panel_stride, tile_columns<S>, is_sum,
-                    DenseSink<S>{c, ld});
-}
-
 }  // namespace lamina::LAMINA_ISA

@@ -68,14 +68,6 @@ void copy_rows(Matrix<const T> b, int64_t K, int64_t n, int64_t width, S* out, i
   }
 }
 
-// B in panels, as the register tile reads it: panel p at data + p * panel_stride, its row k at k *
-// tile_columns.
-template <class S>
-struct PackedB {
-  const S* data;
-  int64_t panel_stride;  // K * tile_columns, with the K of the whole matrix
-};
-
 // Elements that pack_b writes.
 template <class S>
 LAMINA_INLINE int64_t packed_b_size(int64_t K, int64_t N) {
