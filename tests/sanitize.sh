@@ -25,4 +25,4 @@ esac
 export PYTHONPATH=$build/python PYTHONMALLOC=malloc
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 TSAN_OPTIONS=report_signal_unsafe=0
 export LD_PRELOAD="$(g++ -print-file-name=$runtime) $(g++ -print-file-name=libstdc++.so)"
-python -m pytest -p no:cacheprovider -p no:xdist "$@"
+python -m pytest -p no:cacheprovider -n 0 "$@"

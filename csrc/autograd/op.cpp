@@ -19,13 +19,17 @@ class Parser {
     expect("(");
     bool in_attrs = false;
     while (!accept(")")) {
-      if (accept("*")) in_attrs = true;
-      else if (in_attrs) schema.attrs.push_back(attr());
-      else schema.inputs.push_back(input());
+      if (accept("*"))
+        in_attrs = true;
+      else if (in_attrs)
+        schema.attrs.push_back(attr());
+      else
+        schema.inputs.push_back(input());
       if (!accept(",") && !rest_.starts_with(")")) broken();
     }
     expect("->");
-    if (!accept("()")) do schema.outputs.push_back(word());
+    if (!accept("()")) do
+        schema.outputs.push_back(word());
       while (accept(","));
     if (!rest_.empty()) broken();
     return schema;
@@ -66,8 +70,10 @@ class Parser {
     using Kind = AttrSpec::Kind;
     if (accept("None")) return None{};
     switch (spec.kind) {
-      case Kind::integer: return number<int64_t>();
-      case Kind::real: return number<double>();
+      case Kind::integer:
+        return number<int64_t>();
+      case Kind::real:
+        return number<double>();
       case Kind::boolean: {
         const std::string w = word();
         return w == "True";
@@ -165,7 +171,9 @@ int Schema::attr_index(std::string_view attr) const {
 Attrs::Attrs(const Schema& schema, std::vector<Attr> values)
     : schema_(&schema), values_(std::make_shared<const std::vector<Attr>>(std::move(values))) {}
 
-const Attr& Attrs::operator[](std::string_view name) const { return (*values_)[size_t(schema_->attr_index(name))]; }
+const Attr& Attrs::operator[](std::string_view name) const {
+  return (*values_)[size_t(schema_->attr_index(name))];
+}
 
 Register::Register(const OpDefinition& d) {
   Op op;

@@ -78,12 +78,13 @@ class Attrs {
 
 // --- what an op's functions see ----------------------------------------------------------------------------------
 
-using Inputs = std::span<const Array>;           // an absent operand is an empty Array
-using Gradients = SmallVector<Array, 4>;         // one per input; empty: none
+using Inputs = std::span<const Array>;    // an absent operand is an empty Array
+using Gradients = SmallVector<Array, 4>;  // one per input; empty: none
 
 struct Inference {
-  SmallVector<View, 4> views;  // dense, to be allocated, unless data is set: then a view on the first input's storage
-  int64_t workspace = 0;       // bytes that run needs besides its outputs
+  SmallVector<View, 4>
+      views;  // dense, to be allocated, unless data is set: then a view on the first input's storage
+  int64_t workspace = 0;  // bytes that run needs besides its outputs
 
   void add(const Spec& spec) { views.push_back(spec.view()); }
   void add(const View& dense_view) { views.push_back(dense_view); }

@@ -9,11 +9,11 @@ constexpr int slot_bits = 24;  // of Leaf::registration; a tape with more slots 
 std::atomic<uint64_t> next_tape_id{1}, next_pass{1};
 
 thread_local Tape* recording = nullptr;
-thread_local std::vector<Tape*> open_tapes;   // outermost first
-thread_local std::vector<Tape*> live_tapes;   // created by this thread, alive
+thread_local std::vector<Tape*> open_tapes;  // outermost first
+thread_local std::vector<Tape*> live_tapes;  // created by this thread, alive
 // The memory of the last tape's entries, for the next one: training steps are alike.
 thread_local std::vector<Tape::Entry> spare_entries;
-thread_local Ref<Tape> last_closed;           // keeps `with Tape():` usable by loss.backward() after the block
+thread_local Ref<Tape> last_closed;  // keeps `with Tape():` usable by loss.backward() after the block
 
 Array ones_like(const Array& y) { return eval<"fill_like">({y}, {{"value", 1.0}}); }
 
@@ -79,7 +79,8 @@ int64_t Tape::slot_of(const Tensor& tensor) {
   if (registration >> slot_bits == id_) return int64_t(registration & ((1u << slot_bits) - 1));
   const int64_t slot = slots_++;
   leaves_.push_back({tensor.leaf, slot});
-  if (slot < (1 << slot_bits)) leaf->registration.store(id_ << slot_bits | uint64_t(slot), std::memory_order_relaxed);
+  if (slot < (1 << slot_bits))
+    leaf->registration.store(id_ << slot_bits | uint64_t(slot), std::memory_order_relaxed);
   return slot;
 }
 
@@ -90,7 +91,8 @@ const Tape::Slots& Tape::append(const Op& op, const Attrs& attrs, Arrays in, Slo
   const auto is_dropped = [](const Array& a, uint32_t kept, size_t i) {
     return a && (kept >> std::min<size_t>(i, 31) & 1) == 0 && a.bytes() > small;
   };
-  Entry& entry = entries_.emplace_back(Entry{&op, attrs, std::move(in), {}, std::move(in_slots), {}, std::move(payload)});
+  Entry& entry = entries_.emplace_back(
+      Entry{&op, attrs, std::move(in), {}, std::move(in_slots), {}, std::move(payload)});
   for (size_t i = 0; i < entry.in.size(); ++i)
     if (is_dropped(entry.in[i], op.kept_inputs, i)) entry.in[i] = entry.in[i].without_data();
   for (size_t i = 0; i < out.size(); ++i) {
@@ -112,7 +114,8 @@ std::vector<Array> Tape::walk(const Tensor& y, Array seed, std::span<const Tenso
     seed = ones_like(y.array);
   }
   check(seed.shape() == y.array.shape() && seed.dtype() == y.array.dtype(), "backward", "the gradient is ",
-        seed.view(), " ", seed.dtype(), "; expected ", y.array.view(), " ", y.array.dtype(), " as the tensor");
+        seed.view(), " ", seed.dtype(), "; expected ", y.array.view(), " ", y.array.dtype(),
+        " as the tensor");
 
   PauseRecording pause;
   std::vector<Array> grads{size_t(slots_)};
@@ -144,7 +147,8 @@ std::vector<Array> Tape::walk(const Tensor& y, Array seed, std::span<const Tenso
   return grads;
 }
 
-void Tape::backward(const Tensor& y, Array seed, bool accumulate, std::span<Leaf* const> only, bool is_restricted) {
+void Tape::backward(const Tensor& y, Array seed, bool accumulate, std::span<Leaf* const> only,
+                    bool is_restricted) {
   std::vector<Array> grads = walk(y, std::move(seed), {});
   const uint64_t pass = next_pass++;
   for (const auto& [leaf, slot] : leaves_) {
@@ -172,7 +176,8 @@ std::vector<Array> Tape::gradient(const Tensor& y, Array seed, std::span<const T
     if (own >= 0) total = grads[size_t(own)];
     for (const auto& [leaf, slot] : leaves_) {
       const Array& grad = grads[size_t(slot)];
-      if (leaf.get() == x.leaf.get() && slot != own && grad) total = total ? eval<"add">({total, grad}) : grad;
+      if (leaf.get() == x.leaf.get() && slot != own && grad)
+        total = total ? eval<"add">({total, grad}) : grad;
     }
     result.push_back(total);
   }
@@ -182,7 +187,8 @@ std::vector<Array> Tape::gradient(const Tensor& y, Array seed, std::span<const T
 namespace {
 
 // Casts operands to the dtype in which they meet, through the tape.
-Tensors apply_promoted(const Op& op, std::span<const Tensor* const> inputs, const Attrs& attrs, Dtype common) {
+Tensors apply_promoted(const Op& op, std::span<const Tensor* const> inputs, const Attrs& attrs,
+                       Dtype common) {
   static const Op& cast = find_op("cast");
   const Attrs to_common = make_attrs(cast, {{"dtype", common}});
   Tensors converted;

@@ -26,8 +26,8 @@ struct Leaf : RefCounted {
 
 struct Tensor {
   Array array;
-  Ref<Leaf> leaf;    // of a parameter or watched tensor
-  uint64_t tape = 0; // id of the tape that computed this tensor; 0: none
+  Ref<Leaf> leaf;     // of a parameter or watched tensor
+  uint64_t tape = 0;  // id of the tape that computed this tensor; 0: none
   int64_t slot = -1;
 };
 
@@ -36,9 +36,9 @@ class Tape : public RefCounted {
   Tape();
   ~Tape() override;
 
-  void open();   // records what this thread computes; tapes nest, the innermost records
+  void open();  // records what this thread computes; tapes nest, the innermost records
   void close();
-  static Tape* current();  // of this thread; null: none open, or paused
+  static Tape* current();              // of this thread; null: none open, or paused
   static Ref<Tape> find(uint64_t id);  // a tape of this thread that is still alive, or the last one closed
 
   // Asks for the gradient of a tensor that is not a parameter, on this tape only.
@@ -55,13 +55,13 @@ class Tape : public RefCounted {
 
   // Walks back from y, whose gradient is seed (empty: y must have one element, and the gradient is 1).
   // backward stores into the leaves: all of this tape, or `only` those; `accumulate` adds to what they hold.
-  void backward(const Tensor& y, Array seed, bool accumulate, std::span<Leaf* const> only, bool is_restricted);
+  void backward(const Tensor& y, Array seed, bool accumulate, std::span<Leaf* const> only,
+                bool is_restricted);
   // Gradients of y for each of xs, stored nowhere; empty where y does not depend on x.
   std::vector<Array> gradient(const Tensor& y, Array seed, std::span<const Tensor> xs);
 
   uint64_t id() const { return id_; }
   size_t size() const { return entries_.size(); }
-
 
   // One call of an op, with what its vjp needs.
   struct Entry {

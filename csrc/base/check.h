@@ -51,7 +51,8 @@ template <class Error = ValueError, class... Parts>
 
 template <class Error = ValueError, class... Parts>
 [[gnu::always_inline]] inline void check(bool ok, std::string_view op, const Parts&... parts) {
-  if (!ok) [[unlikely]] fail<Error>(op, parts...);
+  if (!ok) [[unlikely]]
+    fail<Error>(op, parts...);
 }
 
 }  // namespace lamina

@@ -40,21 +40,54 @@ constexpr Dtype promote(Dtype a, Dtype b) {
 
 template <class T>
 struct DtypeOf;
-template <> struct DtypeOf<bool> { static constexpr Dtype value = Dtype::boolean; };
-template <> struct DtypeOf<uint8_t> { static constexpr Dtype value = Dtype::uint8; };
-template <> struct DtypeOf<int32_t> { static constexpr Dtype value = Dtype::int32; };
-template <> struct DtypeOf<int64_t> { static constexpr Dtype value = Dtype::int64; };
-template <> struct DtypeOf<f16> { static constexpr Dtype value = Dtype::float16; };
-template <> struct DtypeOf<bf16> { static constexpr Dtype value = Dtype::bfloat16; };
-template <> struct DtypeOf<float> { static constexpr Dtype value = Dtype::float32; };
-template <> struct DtypeOf<double> { static constexpr Dtype value = Dtype::float64; };
+template <>
+struct DtypeOf<bool> {
+  static constexpr Dtype value = Dtype::boolean;
+};
+template <>
+struct DtypeOf<uint8_t> {
+  static constexpr Dtype value = Dtype::uint8;
+};
+template <>
+struct DtypeOf<int32_t> {
+  static constexpr Dtype value = Dtype::int32;
+};
+template <>
+struct DtypeOf<int64_t> {
+  static constexpr Dtype value = Dtype::int64;
+};
+template <>
+struct DtypeOf<f16> {
+  static constexpr Dtype value = Dtype::float16;
+};
+template <>
+struct DtypeOf<bf16> {
+  static constexpr Dtype value = Dtype::bfloat16;
+};
+template <>
+struct DtypeOf<float> {
+  static constexpr Dtype value = Dtype::float32;
+};
+template <>
+struct DtypeOf<double> {
+  static constexpr Dtype value = Dtype::float64;
+};
 template <class T>
 inline constexpr Dtype dtype_of = DtypeOf<T>::value;
 
 // The type in which a kernel computes on elements of T: float for the short floating types.
-template <class T> struct ComputeOf { using type = T; };
-template <> struct ComputeOf<bf16> { using type = float; };
-template <> struct ComputeOf<f16> { using type = float; };
+template <class T>
+struct ComputeOf {
+  using type = T;
+};
+template <>
+struct ComputeOf<bf16> {
+  using type = float;
+};
+template <>
+struct ComputeOf<f16> {
+  using type = float;
+};
 template <class T>
 using Compute = typename ComputeOf<T>::type;
 
@@ -67,10 +100,14 @@ struct Type {
 template <class F>
 [[gnu::always_inline]] inline void dispatch_float(Dtype t, F&& f) {
   switch (t) {
-    case Dtype::float32: return f(Type<float>{});
-    case Dtype::bfloat16: return f(Type<bf16>{});
-    case Dtype::float64: return f(Type<double>{});
-    default: __builtin_unreachable();
+    case Dtype::float32:
+      return f(Type<float>{});
+    case Dtype::bfloat16:
+      return f(Type<bf16>{});
+    case Dtype::float64:
+      return f(Type<double>{});
+    default:
+      __builtin_unreachable();
   }
 }
 
@@ -78,14 +115,22 @@ template <class F>
 template <class F>
 [[gnu::always_inline]] inline void dispatch_any(Dtype t, F&& f) {
   switch (t) {
-    case Dtype::boolean: return f(Type<bool>{});
-    case Dtype::uint8: return f(Type<uint8_t>{});
-    case Dtype::int32: return f(Type<int32_t>{});
-    case Dtype::int64: return f(Type<int64_t>{});
-    case Dtype::float16: return f(Type<f16>{});
-    case Dtype::bfloat16: return f(Type<bf16>{});
-    case Dtype::float32: return f(Type<float>{});
-    case Dtype::float64: return f(Type<double>{});
+    case Dtype::boolean:
+      return f(Type<bool>{});
+    case Dtype::uint8:
+      return f(Type<uint8_t>{});
+    case Dtype::int32:
+      return f(Type<int32_t>{});
+    case Dtype::int64:
+      return f(Type<int64_t>{});
+    case Dtype::float16:
+      return f(Type<f16>{});
+    case Dtype::bfloat16:
+      return f(Type<bf16>{});
+    case Dtype::float32:
+      return f(Type<float>{});
+    case Dtype::float64:
+      return f(Type<double>{});
   }
   __builtin_unreachable();
 }
@@ -142,14 +187,19 @@ template <class F>
 // One element to and from the compute type.
 template <class T>
 [[gnu::always_inline]] inline Compute<T> widen(T x) {
-  if constexpr (sizeof(Compute<T>) != sizeof(T)) return to_float(x);
-  else return x;
+  if constexpr (sizeof(Compute<T>) != sizeof(T))
+    return to_float(x);
+  else
+    return x;
 }
 template <class T>
 [[gnu::always_inline]] inline T narrow(Compute<T> x) {
-  if constexpr (dtype_of<T> == Dtype::bfloat16) return to_bf16(x);
-  else if constexpr (dtype_of<T> == Dtype::float16) return to_f16(x);
-  else return x;
+  if constexpr (dtype_of<T> == Dtype::bfloat16)
+    return to_bf16(x);
+  else if constexpr (dtype_of<T> == Dtype::float16)
+    return to_f16(x);
+  else
+    return x;
 }
 
 }  // namespace lamina

@@ -46,7 +46,8 @@ Isa choose() {
     }
     names += names.empty() ? name_of(level) : std::string(", ") + name_of(level);
   }
-  throw std::runtime_error(std::string("LAMINA_ISA: unknown level '") + wanted + "'; expected one of " + names);
+  throw std::runtime_error(std::string("LAMINA_ISA: unknown level '") + wanted + "'; expected one of " +
+                           names);
 }
 
 }  // namespace
@@ -69,16 +70,22 @@ std::vector<Isa> isa_levels_built() {
 
 bool is_supported(Isa level) {
 #if defined(__x86_64__)
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx2 =
+      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   static const bool amx = probe_amx();
   switch (level) {
-    case Isa::baseline: return true;
-    case Isa::avx2: return avx2;
-    case Isa::avx512: return avx512;
-    case Isa::amx: return avx512 && amx;
-    default: return false;
+    case Isa::baseline:
+      return true;
+    case Isa::avx2:
+      return avx2;
+    case Isa::avx512:
+      return avx512;
+    case Isa::amx:
+      return avx512 && amx;
+    default:
+      return false;
   }
 #else
   return level == Isa::baseline || level == Isa::neon;

@@ -119,7 +119,8 @@ struct Count {
 
 int from_environment(const char* name) {
   const char* text = std::getenv(name);
-  return text ? std::max(0, std::atoi(text)) : 0;  // OMP_NUM_THREADS may be a list "4,2": the first entry counts
+  return text ? std::max(0, std::atoi(text))
+              : 0;  // OMP_NUM_THREADS may be a list "4,2": the first entry counts
 }
 
 // cgroup v2 cpu.max is "quota period" in microseconds, or "max period".
@@ -193,7 +194,8 @@ void set_num_threads(int n) {
 }
 
 void parallel_run(int64_t chunks, void (*body)(const void*, int64_t), const void* context) {
-  if (chunks > 1 && !is_inside && num_threads() > 1 && pool_of(*state_slot())->try_run(chunks, body, context)) return;
+  if (chunks > 1 && !is_inside && num_threads() > 1 && pool_of(*state_slot())->try_run(chunks, body, context))
+    return;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) body(context, chunk);
 }
 

@@ -74,8 +74,10 @@ class Pooled {
   }
   static void operator delete(void* block) {
     std::vector<void*>& free = list().blocks;
-    if (free.size() < limit && !list().is_closed) free.push_back(block);
-    else ::operator delete(block);
+    if (free.size() < limit && !list().is_closed)
+      free.push_back(block);
+    else
+      ::operator delete(block);
   }
 
  private:

@@ -17,7 +17,9 @@ struct View {
   int64_t strides[max_ndim] = {};  // in elements; 0 where broadcast; never negative in a kernel
 
   template <class T>
-  [[gnu::always_inline]] T* as() const { return static_cast<T*>(data); }
+  [[gnu::always_inline]] T* as() const {
+    return static_cast<T*>(data);
+  }
   [[gnu::always_inline]] explicit operator bool() const { return data != nullptr; }
 
   [[gnu::always_inline]] int64_t size() const {

@@ -16,8 +16,10 @@ const Register contiguous_op{{
     .schema = "contiguous(x) -> y",
     .infer =
         [](const Inputs& in, const Attrs&, Inference& out) {
-          if (in[0].is_contiguous()) out.alias(in[0].view());
-          else out.add({in[0].dtype(), in[0].shape()});
+          if (in[0].is_contiguous())
+            out.alias(in[0].view());
+          else
+            out.add({in[0].dtype(), in[0].shape()});
         },
     .run = copy,
     .vjp = pass_on,
@@ -28,8 +30,10 @@ const Register channels_last_op{{
     .infer =
         [](const Inputs& in, const Attrs&, Inference& out) {
           check(in[0].ndim() == 4, "channels_last", "x is ", in[0].view(), "; expected (N, C, H, W)");
-          if (in[0].is_channels_last()) out.alias(in[0].view());
-          else out.add({in[0].dtype(), in[0].shape(), Layout::channels_last});
+          if (in[0].is_channels_last())
+            out.alias(in[0].view());
+          else
+            out.add({in[0].dtype(), in[0].shape(), Layout::channels_last});
         },
     .run = copy,
     .vjp = pass_on,
@@ -48,7 +52,8 @@ const Register copy_into_op{{
     .schema = "copy_(dst!, src) -> ()",
     .infer =
         [](const Inputs& in, const Attrs&, Inference&) {
-          check(in[0].shape() == in[1].shape(), "copy_", "src is ", in[1].view(), "; expected ", in[0].view(), " as dst");
+          check(in[0].shape() == in[1].shape(), "copy_", "src is ", in[1].view(), "; expected ", in[0].view(),
+                " as dst");
           check<TypeError>(in[0].dtype() == in[1].dtype(), "copy_", "src is ", in[1].dtype(), "; expected ",
                            in[0].dtype(), " as dst");
         },
@@ -64,8 +69,10 @@ uint64_t bits_of(double value, Dtype dtype) {
   dispatch_any(dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     T element;
-    if constexpr (dtype_of<T> >= Dtype::float16) element = narrow<T>(Compute<T>(value));
-    else element = T(value);
+    if constexpr (dtype_of<T> >= Dtype::float16)
+      element = narrow<T>(Compute<T>(value));
+    else
+      element = T(value);
     std::memcpy(&bits, &element, sizeof element);
   });
   return bits;
@@ -82,8 +89,10 @@ const Register full_op{{
         [](const Inputs&, const Attrs& attrs, Inference& out) {
           const Ints& shape = attrs.ints("shape");
           const Tuple printed{shape.data(), int(shape.size())};
-          check(shape.size() <= max_ndim, "full", "shape is ", printed, "; expected at most ", max_ndim, " axes");
-          for (int64_t extent : shape) check(extent >= 0, "full", "shape is ", printed, "; expected no negative extent");
+          check(shape.size() <= max_ndim, "full", "shape is ", printed, "; expected at most ", max_ndim,
+                " axes");
+          for (int64_t extent : shape)
+            check(extent >= 0, "full", "shape is ", printed, "; expected no negative extent");
           out.add({attrs.dtype("dtype"), Shape(std::span<const int64_t>(shape.data(), shape.size()))});
         },
     .run = fill,

@@ -40,10 +40,12 @@ View result_like(const Inputs& in, const Shape& shape, Dtype dtype) {
   return Spec{dtype, shape}.view();
 }
 
-void infer_elementwise(std::string_view name, Takes takes, Gives gives, const Inputs& in, size_t first, Inference& out) {
+void infer_elementwise(std::string_view name, Takes takes, Gives gives, const Inputs& in, size_t first,
+                       Inference& out) {
   const Dtype dtype = in[first].dtype();
   for (const Array& x : in.subspan(first))
-    check<TypeError>(x.dtype() == dtype, name, "the operands are ", dtype, " and ", x.dtype(), "; expected one dtype");
+    check<TypeError>(x.dtype() == dtype, name, "the operands are ", dtype, " and ", x.dtype(),
+                     "; expected one dtype");
   check<TypeError>(takes == Takes::any || is_floating(dtype), name, "the operand is ", dtype,
                    "; expected a floating dtype");
   out.add(result_like(in, broadcast(name, in), gives == Gives::boolean ? Dtype::boolean : dtype));
@@ -113,7 +115,8 @@ struct UnaryRecord {
               .keeps = row.slope == Slope::input ? "x" : "y",
               .promotes = promotion_of(row.takes)});
     if (has_slope)
-      Register({.schema = keep(std::string(name) + "_backward(dy, " + (row.slope == Slope::input ? "x" : "y") + attrs + ") -> dx"),
+      Register({.schema = keep(std::string(name) + "_backward(dy, " +
+                               (row.slope == Slope::input ? "x" : "y") + attrs + ") -> dx"),
                 .infer = infer,
                 .run = run_backward});
   }
@@ -128,7 +131,9 @@ struct BinaryRecord {
   static void run(Stream& stream, const Inputs& in, const Attrs&, const Outputs& out) {
     submit(stream, elementwise_kernels().binary, i, in, is_masked() ? 1 : 0, {}, 0, out);
   }
-  static constexpr bool is_masked() { return row.name == "where_backward_a" || row.name == "where_backward_b"; }
+  static constexpr bool is_masked() {
+    return row.name == "where_backward_a" || row.name == "where_backward_b";
+  }
   static void add(std::string_view keeps) {
     Register({.schema = keep(std::string(row.name) + "(a, b) -> y"),
               .infer = infer,
@@ -167,7 +172,8 @@ Gradients vjp_add(const Saved& s, const Inputs& dy) {
   return {s.needs(0) ? sum_to(dy[0], s.in[0]) : Array{}, s.needs(1) ? sum_to(dy[0], s.in[1]) : Array{}};
 }
 Gradients vjp_sub(const Saved& s, const Inputs& dy) {
-  return {s.needs(0) ? sum_to(dy[0], s.in[0]) : Array{}, s.needs(1) ? sum_to(eval<"neg">({dy[0]}), s.in[1]) : Array{}};
+  return {s.needs(0) ? sum_to(dy[0], s.in[0]) : Array{},
+          s.needs(1) ? sum_to(eval<"neg">({dy[0]}), s.in[1]) : Array{}};
 }
 Gradients vjp_mul(const Saved& s, const Inputs& dy) {
   return {s.needs(0) ? sum_to(eval<"mul">({dy[0], s.in[1]}), s.in[0]) : Array{},
@@ -233,16 +239,14 @@ const bool registered = [] {
 
 const Register cast_op{{
     .schema = "cast(x, *, dtype: dtype = float32) -> y",
-    .infer =
-        [](const Inputs& in, const Attrs& attrs, Inference& out) {
-          out.add(Spec::like(in[0].view(), attrs.dtype("dtype")));
-        },
+    .infer = [](const Inputs& in, const Attrs& attrs,
+                Inference& out) { out.add(Spec::like(in[0].view(), attrs.dtype("dtype"))); },
     .run =
         [](Stream& stream, const Inputs& in, const Attrs&, const Outputs& out) {
-          stream.submit(elementwise_kernels().cast, ElementwiseArgs{.op = 0,
-                                                                    .compute = compute_dtype(in[0].dtype()),
-                                                                    .x = {in[0].view()},
-                                                                    .y = out[0].view()});
+          stream.submit(
+              elementwise_kernels().cast,
+              ElementwiseArgs{
+                  .op = 0, .compute = compute_dtype(in[0].dtype()), .x = {in[0].view()}, .y = out[0].view()});
         },
     .vjp = [](const Saved& s, const Inputs& dy) -> Gradients {
       return {eval<"cast">({dy[0]}, {{"dtype", s.in[0].dtype()}})};

@@ -168,7 +168,9 @@ const Register dropout_op{{
           apply_mask(stream, in[0].view(), out[0].view(), out[1].view(), is_training ? attrs.real("p") : 0.0);
         },
     .vjp = [](const Saved& s, const Inputs& dy) -> Gradients {
-      return {eval<"dropout_backward">({dy[0], s.out[1], s.out[0]}, {{"p", s.attrs.boolean("training") ? s.attrs.real("p") : 0.0}}), {}};
+      return {eval<"dropout_backward">({dy[0], s.out[1], s.out[0]},
+                                       {{"p", s.attrs.boolean("training") ? s.attrs.real("p") : 0.0}}),
+              {}};
     },
     .keeps = "pair",
 }};

@@ -18,7 +18,8 @@ double fma_peak(Dtype dtype) {
     const auto start = std::chrono::steady_clock::now();
     current_stream().submit(roofline_kernels().fma, args);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
-    best = std::max(best, double(iterations * roofline_kernels().flop_per_iteration(args.out.dtype)) / seconds.count());
+    best = std::max(
+        best, double(iterations * roofline_kernels().flop_per_iteration(args.out.dtype)) / seconds.count());
   }
   return best;
 }

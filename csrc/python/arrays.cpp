@@ -46,7 +46,9 @@ Dtype parse_dtype(py::handle o) {
   }
   for (int i = 0; i < dtype_count; ++i)
     if (name == name_of(Dtype(i))) return Dtype(i);
-  fail<TypeError>("dtype", "'", name, "' is not supported; expected bool, uint8, int32, int64, float16, bfloat16, float32 or float64");
+  fail<TypeError>(
+      "dtype", "'", name,
+      "' is not supported; expected bool, uint8, int32, int64, float16, bfloat16, float32 or float64");
 }
 
 namespace {
@@ -98,7 +100,8 @@ py::object to_numpy(const Tensor& t) {
   // The capsule shares the memory with the tensor for as long as NumPy needs it.
   py::capsule owner(new Array(t.array), [](void* a) { delete static_cast<Array*>(a); });
   static char nothing[16];
-  return py::array(py::reinterpret_borrow<py::dtype>(numpy_dtype(v.dtype)), shape, strides, v.data ? v.data : nothing, owner);
+  return py::array(py::reinterpret_borrow<py::dtype>(numpy_dtype(v.dtype)), shape, strides,
+                   v.data ? v.data : nothing, owner);
 }
 
 // --- DLPack ------------------------------------------------------------------------------------------------------
@@ -106,12 +109,17 @@ py::object to_numpy(const Tensor& t) {
 dlpack::DataType dlpack_dtype(Dtype dtype) {
   const uint8_t bits = uint8_t(8 * size_of(dtype));
   switch (dtype) {
-    case Dtype::boolean: return {dlpack::code_bool, bits, 1};
-    case Dtype::uint8: return {dlpack::code_uint, bits, 1};
+    case Dtype::boolean:
+      return {dlpack::code_bool, bits, 1};
+    case Dtype::uint8:
+      return {dlpack::code_uint, bits, 1};
     case Dtype::int32:
-    case Dtype::int64: return {dlpack::code_int, bits, 1};
-    case Dtype::bfloat16: return {dlpack::code_bfloat, bits, 1};
-    default: return {dlpack::code_float, bits, 1};
+    case Dtype::int64:
+      return {dlpack::code_int, bits, 1};
+    case Dtype::bfloat16:
+      return {dlpack::code_bfloat, bits, 1};
+    default:
+      return {dlpack::code_float, bits, 1};
   }
 }
 
@@ -120,7 +128,8 @@ Dtype from_dlpack_dtype(dlpack::DataType d) {
     const dlpack::DataType candidate = dlpack_dtype(Dtype(i));
     if (candidate.code == d.code && candidate.bits == d.bits && d.lanes == 1) return Dtype(i);
   }
-  fail<TypeError>("from_dlpack", "type code ", int(d.code), " with ", int(d.bits), " bits is not supported; expected a lamina dtype");
+  fail<TypeError>("from_dlpack", "type code ", int(d.code), " with ", int(d.bits),
+                  " bits is not supported; expected a lamina dtype");
 }
 
 struct Exported {
@@ -135,7 +144,8 @@ py::capsule export_as(const Array& array, const char* name) {
   std::copy_n(v.shape, v.ndim, context->shape);
   std::copy_n(v.strides, v.ndim, context->strides);
   auto* managed = new M{};
-  managed->tensor = {v.data, {dlpack::device_cpu, 0}, v.ndim, dlpack_dtype(v.dtype), context->shape, context->strides, 0};
+  managed->tensor = {v.data,         {dlpack::device_cpu, 0}, v.ndim, dlpack_dtype(v.dtype),
+                     context->shape, context->strides,        0};
   managed->context = context;
   managed->deleter = [](M* self) {
     delete static_cast<Exported*>(self->context);
@@ -153,11 +163,13 @@ py::capsule export_as(const Array& array, const char* name) {
   return py::reinterpret_steal<py::capsule>(capsule);
 }
 
-py::capsule to_dlpack(const Tensor& t, py::object stream, py::object max_version, py::object dl_device, py::object copy) {
+py::capsule to_dlpack(const Tensor& t, py::object stream, py::object max_version, py::object dl_device,
+                      py::object copy) {
   check_readable("__dlpack__");
-  check(stream.is_none(), "__dlpack__", "stream is ", std::string(py::repr(stream)), "; expected None for CPU memory");
-  check(dl_device.is_none() || dl_device.equal(py::make_tuple(dlpack::device_cpu, 0)), "__dlpack__", "dl_device is ",
-        std::string(py::repr(dl_device)), "; expected (1, 0), the CPU");
+  check(stream.is_none(), "__dlpack__", "stream is ", std::string(py::repr(stream)),
+        "; expected None for CPU memory");
+  check(dl_device.is_none() || dl_device.equal(py::make_tuple(dlpack::device_cpu, 0)), "__dlpack__",
+        "dl_device is ", std::string(py::repr(dl_device)), "; expected (1, 0), the CPU");
   Array array = t.array;
   if (!copy.is_none() && copy.cast<bool>()) array = eval<"clone">({array});
   if (!max_version.is_none() && max_version.cast<py::tuple>()[0].cast<int>() >= 1)
@@ -171,13 +183,16 @@ Tensor import_as(py::capsule capsule, const char* name, const char* used_name) {
   const dlpack::Tensor& d = managed->tensor;
   bool must_copy = false;
   if constexpr (std::is_same_v<M, dlpack::ManagedVersioned>) {
-    check(managed->version.major == 1, "from_dlpack", "the producer speaks DLPack ", managed->version.major, "; expected 1");
+    check(managed->version.major == 1, "from_dlpack", "the producer speaks DLPack ", managed->version.major,
+          "; expected 1");
     must_copy = managed->flags & dlpack::flag_read_only;
   }
-  check<StateError>(d.device.type == dlpack::device_cpu, "from_dlpack", "the memory is on DLPack device type ",
-                    d.device.type, "; expected the CPU");
+  check<StateError>(d.device.type == dlpack::device_cpu, "from_dlpack",
+                    "the memory is on DLPack device type ", d.device.type, "; expected the CPU");
   check(d.ndim <= max_ndim, "from_dlpack", "the array has ", d.ndim, " axes; expected at most ", max_ndim);
-  View v{.data = static_cast<char*>(d.data) + d.byte_offset, .dtype = from_dlpack_dtype(d.dtype), .ndim = d.ndim};
+  View v{.data = static_cast<char*>(d.data) + d.byte_offset,
+         .dtype = from_dlpack_dtype(d.dtype),
+         .ndim = d.ndim};
   std::copy_n(d.shape, d.ndim, v.shape);
   bool is_negative = false;
   int64_t expected = 1;
@@ -199,8 +214,8 @@ Tensor from_dlpack(py::object o) {
   check<TypeError>(py::hasattr(o, "__dlpack__"), "from_dlpack", "a ", Py_TYPE(o.ptr())->tp_name,
                    " has no __dlpack__; expected an array of a framework that has");
   const auto device = o.attr("__dlpack_device__")().cast<py::tuple>();
-  check<StateError>(int(py::int_(device[0])) == dlpack::device_cpu, "from_dlpack", "the memory is on DLPack device type ",
-                    int(py::int_(device[0])), "; expected the CPU");
+  check<StateError>(int(py::int_(device[0])) == dlpack::device_cpu, "from_dlpack",
+                    "the memory is on DLPack device type ", int(py::int_(device[0])), "; expected the CPU");
   py::object capsule;
   try {
     capsule = o.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
@@ -219,19 +234,25 @@ Tensor from_dlpack(py::object o) {
 void bind_arrays(py::module_& m) {
   py::class_<PyDtype>(m, "dtype", "An element type: lamina.float32 and its like.")
       .def_property_readonly("name", [](const PyDtype& d) { return name_of(d.dtype); })
-      .def_property_readonly("itemsize", [](const PyDtype& d) { return size_of(d.dtype); }, "Bytes per element.")
+      .def_property_readonly(
+          "itemsize", [](const PyDtype& d) { return size_of(d.dtype); }, "Bytes per element.")
       .def_property_readonly("is_floating_point", [](const PyDtype& d) { return is_floating(d.dtype); })
-      .def_property_readonly("numpy", [](const PyDtype& d) { return numpy_dtype(d.dtype); }, "The numpy.dtype.")
+      .def_property_readonly(
+          "numpy", [](const PyDtype& d) { return numpy_dtype(d.dtype); }, "The numpy.dtype.")
       .def("__repr__", [](const PyDtype& d) { return "lamina." + std::string(name_of(d.dtype)); })
       .def("__hash__", [](const PyDtype& d) { return int(d.dtype); })
-      .def("__eq__", [](const PyDtype& d, py::object other) {
-        try {
-          return !other.is_none() && parse_dtype(other) == d.dtype;
-        } catch (TypeError&) {
-          return false;
-        }
-      })
-      .def("__reduce__", [](const PyDtype& d) { return py::make_tuple(py::module_::import("lamina._C").attr("dtype_of"), py::make_tuple(name_of(d.dtype))); });
+      .def("__eq__",
+           [](const PyDtype& d, py::object other) {
+             try {
+               return !other.is_none() && parse_dtype(other) == d.dtype;
+             } catch (TypeError&) {
+               return false;
+             }
+           })
+      .def("__reduce__", [](const PyDtype& d) {
+        return py::make_tuple(py::module_::import("lamina._C").attr("dtype_of"),
+                              py::make_tuple(name_of(d.dtype)));
+      });
   for (int i = 0; i < dtype_count; ++i) {
     dtype_objects[i] = py::cast(PyDtype{Dtype(i)}).release();
     m.attr(name_of(Dtype(i))) = dtype_objects[i];

@@ -16,7 +16,8 @@ Array seed_of(const py::object& gradient) {
   return gradient.cast<Tensor>().array;
 }
 
-void backward(Tape& tape, const Tensor& y, const py::object& gradient, bool accumulate, const py::object& params) {
+void backward(Tape& tape, const Tensor& y, const py::object& gradient, bool accumulate,
+              const py::object& params) {
   std::vector<Leaf*> only;
   if (!params.is_none())
     for (py::handle p : params) {
@@ -78,15 +79,17 @@ Gradients call_python_vjp(const Saved& saved, const Inputs& dy) {
       continue;
     }
     const Array& g = grads[i].cast<Tensor>().array;
-    check(g.shape() == saved.in[i].shape() && g.dtype() == saved.in[i].dtype(), "Function", "gradient ", i, " is ",
-          g.view(), " ", g.dtype(), "; expected ", saved.in[i].view(), " ", saved.in[i].dtype(), " as the input");
+    check(g.shape() == saved.in[i].shape() && g.dtype() == saved.in[i].dtype(), "Function", "gradient ", i,
+          " is ", g.view(), " ", g.dtype(), "; expected ", saved.in[i].view(), " ", saved.in[i].dtype(),
+          " as the input");
     dx.push_back(g);
   }
   return dx;
 }
 
 // Appends a call of a Python Function to the open tape; gives the outputs as tensors on the tape.
-std::vector<Tensor> record_function(const std::vector<Tensor>& inputs, std::vector<Tensor> outputs, py::object vjp) {
+std::vector<Tensor> record_function(const std::vector<Tensor>& inputs, std::vector<Tensor> outputs,
+                                    py::object vjp) {
   static const Op op = [] {
     Op o;
     o.schema_text = "function(xs...) -> ys";
@@ -126,22 +129,28 @@ std::vector<Tensor> record_function(const std::vector<Tensor>& inputs, std::vect
 void bind_autograd(py::module_& m) {
   py::class_<Tape, Ref<Tape>>(m, "Tape")
       .def(py::init([] { return make_ref<Tape>(); }))
-      .def("__enter__", [](py::object self) {
-        self.cast<Tape&>().open();
-        return self;
-      })
+      .def("__enter__",
+           [](py::object self) {
+             self.cast<Tape&>().open();
+             return self;
+           })
       .def("__exit__", [](Tape& tape, const py::args&) { tape.close(); })
       .def("__len__", &Tape::size)
-      .def("watch", [](Tape& tape, py::handle x) {
-        check<TypeError>(is_tensor(x.ptr()), "watch", "x is a ", Py_TYPE(x.ptr())->tp_name, "; expected a lamina.Tensor");
-        tape.watch(tensor_of(x.ptr()));
-      }, py::arg("x"))
+      .def(
+          "watch",
+          [](Tape& tape, py::handle x) {
+            check<TypeError>(is_tensor(x.ptr()), "watch", "x is a ", Py_TYPE(x.ptr())->tp_name,
+                             "; expected a lamina.Tensor");
+            tape.watch(tensor_of(x.ptr()));
+          },
+          py::arg("x"))
       .def("backward", backward, py::arg("y"), py::arg("gradient") = py::none(), py::kw_only(),
            py::arg("accumulate") = false, py::arg("params") = py::none())
       .def("gradient", gradient, py::arg("y"), py::arg("xs"), py::arg("dy") = py::none());
   m.def("watch_as_parameter", [](py::handle x) {
     Tensor& t = tensor_of(x.ptr());
-    check<TypeError>(is_floating(t.array.dtype()), "Parameter", "the tensor is ", t.array.dtype(), "; expected a floating dtype");
+    check<TypeError>(is_floating(t.array.dtype()), "Parameter", "the tensor is ", t.array.dtype(),
+                     "; expected a floating dtype");
     t.leaf = make_ref<Leaf>();
   });
   // Replaces what a parameter holds: shape and dtype may change, its identity and frozen state do not.
@@ -162,7 +171,8 @@ void bind_autograd(py::module_& m) {
       .def("begin", [](py::object self) { current_stream().begin_recording(self.cast<Ref<Program>>()); })
       .def("end", [](Program&) { current_stream().end_recording(); })
       .def("run", &Program::run, py::call_guard<py::gil_scoped_release>())
-      .def_property_readonly("memory_bytes", [](const Program& p) { return p.arena().stats().peak_bytes_in_use; });
+      .def_property_readonly("memory_bytes",
+                             [](const Program& p) { return p.arena().stats().peak_bytes_in_use; });
   m.def("is_recording", [] { return current_stream().is_recording(); });
 }
 

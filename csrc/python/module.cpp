@@ -31,10 +31,10 @@ py::dict build_info() {
     built.append(name_of(level));
     if (is_supported(level)) supported.append(name_of(level));
   }
-  return py::dict(py::arg("compiler") = LAMINA_COMPILER,
-                  py::arg("isa") = name_of(isa()), py::arg("isa_built") = built,
-                  py::arg("isa_supported") = supported, py::arg("threads") = num_threads(),
-                  py::arg("threads_source") = num_threads_source(), py::arg("why_no_cuda") = why_no_cuda());
+  return py::dict(py::arg("compiler") = LAMINA_COMPILER, py::arg("isa") = name_of(isa()),
+                  py::arg("isa_built") = built, py::arg("isa_supported") = supported,
+                  py::arg("threads") = num_threads(), py::arg("threads_source") = num_threads_source(),
+                  py::arg("why_no_cuda") = why_no_cuda());
 }
 
 }  // namespace
@@ -59,12 +59,16 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_num_threads", set_threads, py::arg("n"));
   m.def("memory_stats", memory_stats);
   m.def("empty_cache", [] { root_arena().empty_cache(); });
-  m.def("set_cache_limit", [](int64_t bytes) {
-    check(bytes >= 0, "set_cache_limit", "bytes is ", bytes, "; expected at least 0");
-    root_arena().set_cache_limit(bytes);
-  }, py::arg("bytes"));
-  m.def("bench_fma_peak", [](py::object dtype) { return fma_peak(python::parse_dtype(dtype)); },
-        py::arg("dtype") = "float32");
+  m.def(
+      "set_cache_limit",
+      [](int64_t bytes) {
+        check(bytes >= 0, "set_cache_limit", "bytes is ", bytes, "; expected at least 0");
+        root_arena().set_cache_limit(bytes);
+      },
+      py::arg("bytes"));
+  m.def(
+      "bench_fma_peak", [](py::object dtype) { return fma_peak(python::parse_dtype(dtype)); },
+      py::arg("dtype") = "float32");
   m.def("set_canaries", set_canaries);
   m.def("overwritten_canaries", overwritten_canaries);
   m.def("check_device", [](const std::string& name) { return name_of(parse_device(name)); });

@@ -11,8 +11,7 @@ namespace lamina::python {
 namespace {
 
 struct OpFunction {
-  PyObject_HEAD
-  vectorcallfunc call;
+  PyObject_HEAD vectorcallfunc call;
   const Op* op;
 };
 
@@ -29,7 +28,8 @@ Attr to_attr(const Op& op, const AttrSpec& spec, PyObject* o) {
     return value;
   };
   switch (spec.kind) {
-    case Kind::integer: return integer(o, "an integer");
+    case Kind::integer:
+      return integer(o, "an integer");
     case Kind::boolean:
       if (!PyBool_Check(o)) wrong_kind("True or False");
       return o == Py_True;
@@ -47,9 +47,11 @@ Attr to_attr(const Op& op, const AttrSpec& spec, PyObject* o) {
       if (!text) wrong_kind("a string");
       return std::string(text);
     }
-    case Kind::dtype: return parse_dtype(o);
+    case Kind::dtype:
+      return parse_dtype(o);
     case Kind::ints: {
-      const char* expected = spec.count ? "an integer or a tuple of integers, one per axis" : "a tuple of integers";
+      const char* expected =
+          spec.count ? "an integer or a tuple of integers, one per axis" : "a tuple of integers";
       Ints values;
       if (PyTuple_Check(o) || PyList_Check(o)) {
         for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(o); ++i)
@@ -81,7 +83,8 @@ struct Arguments {
 void add_input(const Op& op, const InputSpec& spec, PyObject* o, Arguments& arguments) {
   if (is_tensor(o)) return arguments.add(&tensor_of(o));
   if (o == Py_None && spec.is_optional) return arguments.add(nullptr);
-  if (op.promotes != Promotion::none) arguments.scalars.back().array = scalar_array(o, arguments.scalars.back().array.dtype());
+  if (op.promotes != Promotion::none)
+    arguments.scalars.back().array = scalar_array(o, arguments.scalars.back().array.dtype());
   if (op.promotes == Promotion::none || !arguments.scalars.back().array)
     fail<TypeError>(op.name(), spec.name, " is a ", Py_TYPE(o)->tp_name, "; expected a lamina.Tensor",
                     spec.is_optional ? " or None" : "", " (lamina.tensor(data) makes one)");
@@ -95,8 +98,8 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t flagged_count, PyOb
     const size_t given = size_t(PyVectorcall_NARGS(flagged_count));
     check<TypeError>(!keywords || PyTuple_GET_SIZE(keywords) == 0, op.name(),
                      "keywords are for lamina.functional; expected positional arguments");
-    check<TypeError>(given <= schema.inputs.size() + schema.attrs.size(), op.name(), given, " arguments; expected ",
-                     op.schema_text);
+    check<TypeError>(given <= schema.inputs.size() + schema.attrs.size(), op.name(), given,
+                     " arguments; expected ", op.schema_text);
 
     Arguments arguments;
     // A Python number among the inputs takes the dtype of the first tensor.
@@ -151,7 +154,8 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t flagged_count, PyOb
     if (out.size() == 1) return wrap(std::move(out[0]));
     if (out.empty()) return Py_NewRef(Py_None);
     py::tuple results(out.size());
-    for (size_t i = 0; i < out.size(); ++i) PyTuple_SET_ITEM(results.ptr(), Py_ssize_t(i), wrap(std::move(out[i])));
+    for (size_t i = 0; i < out.size(); ++i)
+      PyTuple_SET_ITEM(results.ptr(), Py_ssize_t(i), wrap(std::move(out[i])));
     return results.release().ptr();
   });
 }
@@ -167,18 +171,21 @@ void destroy(PyObject* self) {
   Py_DECREF(type);
 }
 
-PyMemberDef members[] = {
-    {"__vectorcalloffset__", T_PYSSIZET, offsetof(OpFunction, call), READONLY, nullptr},
-    {nullptr, 0, 0, 0, nullptr}};
+PyMemberDef members[] = {{"__vectorcalloffset__", T_PYSSIZET, offsetof(OpFunction, call), READONLY, nullptr},
+                         {nullptr, 0, 0, 0, nullptr}};
 
 py::object to_python(const Attr& attr) {
   return std::visit(
       [](const auto& value) -> py::object {
         using T = std::decay_t<decltype(value)>;
-        if constexpr (std::is_same_v<T, None>) return py::none();
-        else if constexpr (std::is_same_v<T, Dtype>) return dtype_object(value);
-        else if constexpr (std::is_same_v<T, Ints>) return py::tuple(py::cast(std::vector<int64_t>(value.begin(), value.end())));
-        else return py::cast(value);
+        if constexpr (std::is_same_v<T, None>)
+          return py::none();
+        else if constexpr (std::is_same_v<T, Dtype>)
+          return dtype_object(value);
+        else if constexpr (std::is_same_v<T, Ints>)
+          return py::tuple(py::cast(std::vector<int64_t>(value.begin(), value.end())));
+        else
+          return py::cast(value);
       },
       attr);
 }
@@ -214,7 +221,8 @@ void bind_ops(py::module_& m) {
                          {Py_tp_members, members},
                          {0, nullptr}};
   PyType_Spec spec = {"lamina.OpFunction", sizeof(OpFunction), 0,
-                      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_DISALLOW_INSTANTIATION, slots};
+                      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                      slots};
   auto* type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&spec));
   if (!type) throw py::error_already_set();
   for (const Op* op : all_ops()) {

@@ -34,9 +34,10 @@ void set_python_error(std::exception_ptr error) noexcept {
 }
 
 void check_readable(const char* what) {
-  check<StateError>(!current_stream().is_recording(), what,
-                    "values cannot be read while a program is recorded; return the tensor from the recorded function "
-                    "and read it there");
+  check<StateError>(
+      !current_stream().is_recording(), what,
+      "values cannot be read while a program is recorded; return the tensor from the recorded function "
+      "and read it there");
 }
 
 Array scalar_array(PyObject* o, Dtype dtype) {
@@ -51,7 +52,8 @@ Array scalar_array(PyObject* o, Dtype dtype) {
     if (integer == -1 && PyErr_Occurred()) throw py::error_already_set();
     real = double(integer);
     if (dtype == Dtype::boolean && !PyBool_Check(o)) dtype = Dtype::int64;
-  } else if (PyNumber_Check(o) && PyObject_HasAttrString(o, "dtype") && !PyObject_HasAttrString(o, "__len__")) {
+  } else if (PyNumber_Check(o) && PyObject_HasAttrString(o, "dtype") &&
+             !PyObject_HasAttrString(o, "__len__")) {
     py::object as_float = py::reinterpret_steal<py::object>(PyNumber_Float(o));  // a NumPy scalar
     if (!as_float) throw py::error_already_set();
     return scalar_array(as_float.ptr(), dtype);
@@ -61,8 +63,10 @@ Array scalar_array(PyObject* o, Dtype dtype) {
   Array a(Spec{dtype, {}});
   dispatch_any(dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    if constexpr (dtype_of<T> >= Dtype::float16) *a.view().as<T>() = narrow<T>(Compute<T>(real));
-    else *a.view().as<T>() = T(integer);
+    if constexpr (dtype_of<T> >= Dtype::float16)
+      *a.view().as<T>() = narrow<T>(Compute<T>(real));
+    else
+      *a.view().as<T>() = T(integer);
   });
   current_stream().retain(Ref<RefCounted>(a.storage().get()));
   return a;
@@ -125,12 +129,18 @@ PyObject* positive(PyObject* x) { return Py_NewRef(x); }
 
 PyObject* compare(PyObject* a, PyObject* b, int how) {
   switch (how) {
-    case Py_EQ: return binary<"eq">(a, b);
-    case Py_NE: return binary<"ne">(a, b);
-    case Py_LT: return binary<"lt">(a, b);
-    case Py_LE: return binary<"le">(a, b);
-    case Py_GT: return binary<"gt">(a, b);
-    default: return binary<"ge">(a, b);
+    case Py_EQ:
+      return binary<"eq">(a, b);
+    case Py_NE:
+      return binary<"ne">(a, b);
+    case Py_LT:
+      return binary<"lt">(a, b);
+    case Py_LE:
+      return binary<"le">(a, b);
+    case Py_GT:
+      return binary<"gt">(a, b);
+    default:
+      return binary<"ge">(a, b);
   }
 }
 
@@ -143,9 +153,12 @@ PyObject* item_of(const Array& a) {
   dispatch_any(a.dtype(), [&](auto t) {
     using T = typename decltype(t)::type;
     const auto value = widen(*a.view().as<T>());
-    if constexpr (std::is_same_v<T, bool>) result = PyBool_FromLong(value);
-    else if constexpr (std::is_floating_point_v<decltype(value + 0)>) result = PyFloat_FromDouble(double(value));
-    else result = PyLong_FromLongLong(value);
+    if constexpr (std::is_same_v<T, bool>)
+      result = PyBool_FromLong(value);
+    else if constexpr (std::is_floating_point_v<decltype(value + 0)>)
+      result = PyFloat_FromDouble(double(value));
+    else
+      result = PyLong_FromLongLong(value);
   });
   return result;
 }
@@ -205,7 +218,9 @@ PyObject* get_strides(PyObject* self, void*) {
 PyObject* get_ndim(PyObject* self, void*) { return PyLong_FromLong(tensor_of(self).array.ndim()); }
 PyObject* get_size(PyObject* self, void*) { return PyLong_FromLongLong(tensor_of(self).array.size()); }
 PyObject* get_nbytes(PyObject* self, void*) { return PyLong_FromLongLong(tensor_of(self).array.bytes()); }
-PyObject* get_data_ptr(PyObject* self, void*) { return PyLong_FromVoidPtr(tensor_of(self).array.view().data); }
+PyObject* get_data_ptr(PyObject* self, void*) {
+  return PyLong_FromVoidPtr(tensor_of(self).array.view().data);
+}
 PyObject* get_dtype(PyObject* self, void*) {
   return guarded([&] { return dtype_object(tensor_of(self).array.dtype()).release().ptr(); });
 }
@@ -233,14 +248,17 @@ PyObject* get_grad(PyObject* self, void*) {
 int set_grad(PyObject* self, PyObject* value, void*) {
   PyObject* done = guarded([&] {
     Tensor& tensor = tensor_of(self);
-    check<StateError>(bool(tensor.leaf), "grad", "the tensor is not a parameter and not watched; expected one that is");
+    check<StateError>(bool(tensor.leaf), "grad",
+                      "the tensor is not a parameter and not watched; expected one that is");
     if (!value || value == Py_None) {
       tensor.leaf->grad = {};
     } else {
-      check<TypeError>(is_tensor(value), "grad", "the value is a ", Py_TYPE(value)->tp_name, "; expected a Tensor or None");
+      check<TypeError>(is_tensor(value), "grad", "the value is a ", Py_TYPE(value)->tp_name,
+                       "; expected a Tensor or None");
       const Array& grad = tensor_of(value).array;
-      check(grad.shape() == tensor.array.shape() && grad.dtype() == tensor.array.dtype(), "grad", "the value is ",
-            grad.view(), " ", grad.dtype(), "; expected ", tensor.array.view(), " ", tensor.array.dtype());
+      check(grad.shape() == tensor.array.shape() && grad.dtype() == tensor.array.dtype(), "grad",
+            "the value is ", grad.view(), " ", grad.dtype(), "; expected ", tensor.array.view(), " ",
+            tensor.array.dtype());
       tensor.leaf->grad = grad;
     }
     return Py_NewRef(Py_None);
@@ -287,8 +305,9 @@ PyObject* backward(PyObject* self, PyObject* args, PyObject* kwargs) {
       throw py::error_already_set();
     const Tensor tensor = tensor_of(self);
     Ref<Tape> tape = Tape::find(tensor.tape);
-    check<StateError>(bool(tape), "backward",
-                      "no tape holds the tensor; compute it inside `with lamina.Tape():` from watched tensors");
+    check<StateError>(
+        bool(tape), "backward",
+        "no tape holds the tensor; compute it inside `with lamina.Tape():` from watched tensors");
     check<TypeError>(gradient == Py_None || is_tensor(gradient), "backward", "the gradient is a ",
                      Py_TYPE(gradient)->tp_name, "; expected a Tensor or None");
     Array seed = gradient == Py_None ? Array{} : tensor_of(gradient).array;
@@ -305,7 +324,8 @@ PyObject* backward(PyObject* self, PyObject* args, PyObject* kwargs) {
 PyObject* create(PyTypeObject* type, PyObject* args, PyObject*) {
   return guarded([&]() -> PyObject* {
     PyObject* data = PyTuple_Size(args) == 1 ? PyTuple_GetItem(args, 0) : nullptr;
-    check<TypeError>(data && is_tensor(data), "Tensor", "expected one Tensor; lamina.tensor(data) makes one from data");
+    check<TypeError>(data && is_tensor(data), "Tensor",
+                     "expected one Tensor; lamina.tensor(data) makes one from data");
     PyObject* self = type->tp_alloc(type, 0);
     if (!self) throw py::error_already_set();
     new (&tensor_of(self)) Tensor();
@@ -365,10 +385,13 @@ void release_buffer(PyObject*, Py_buffer* buffer) { delete[] static_cast<Py_ssiz
 PyMethodDef methods[] = {
     {"item", item, METH_NOARGS, "The value of a one-element tensor as a Python number."},
     {"is_contiguous", is_contiguous, METH_NOARGS, "True iff elements lie in row-major order without gaps."},
-    {"is_channels_last", is_channels_last, METH_NOARGS, "True iff the tensor is (N, C, H, W) and lies as N, H, W, C."},
+    {"is_channels_last", is_channels_last, METH_NOARGS,
+     "True iff the tensor is (N, C, H, W) and lies as N, H, W, C."},
     {"detach", detach, METH_NOARGS, "The same memory as a tensor that no tape watches."},
-    {"backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(backward)), METH_VARARGS | METH_KEYWORDS,
-     "backward(gradient=None, *, accumulate=False): stores the gradients of this tensor in the `grad` of the leaves "
+    {"backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(backward)),
+     METH_VARARGS | METH_KEYWORDS,
+     "backward(gradient=None, *, accumulate=False): stores the gradients of this tensor in the `grad` of the "
+     "leaves "
      "of the tape that computed it. Same as tape.backward(self)."},
     {nullptr, nullptr, 0, nullptr}};
 
@@ -383,12 +406,14 @@ PyGetSetDef attributes[] = {
     {"device", get_device, nullptr, "Where the memory lies, such as 'cpu'.", nullptr},
     {"T", get_transposed, nullptr, "A view with the axes in reverse order.", nullptr},
     {"grad", get_grad, set_grad, "The gradient that backward stored, or None.", nullptr},
-    {"is_watched", get_is_watched, nullptr, "True iff the open tape, or any tape, records what is done to it.", nullptr},
+    {"is_watched", get_is_watched, nullptr,
+     "True iff the open tape, or any tape, records what is done to it.", nullptr},
     {"is_frozen", get_is_frozen, set_is_frozen, "True iff a parameter is excluded from tapes.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr}};
 
-PyMemberDef members[] = {{"__weaklistoffset__", T_PYSSIZET, offsetof(PyTensor, weak_references), READONLY, nullptr},
-                         {nullptr, 0, 0, 0, nullptr}};
+PyMemberDef members[] = {
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(PyTensor, weak_references), READONLY, nullptr},
+    {nullptr, 0, 0, 0, nullptr}};
 
 template <class F>
 PyType_Slot slot(int id, F* function) {
@@ -404,7 +429,8 @@ void bind_tensor(py::module_& m) {
       {Py_tp_methods, methods},
       {Py_tp_getset, attributes},
       {Py_tp_members, members},
-      {Py_tp_doc, const_cast<char*>("An n-dimensional array that a Tape can follow. Made by lamina.tensor and friends.")},
+      {Py_tp_doc, const_cast<char*>(
+                      "An n-dimensional array that a Tape can follow. Made by lamina.tensor and friends.")},
       slot(Py_tp_richcompare, compare),
       slot(Py_tp_hash, hash_by_identity),
       slot(Py_nb_add, binary<"add">),

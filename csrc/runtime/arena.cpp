@@ -40,7 +40,8 @@ int Arena::class_of(int64_t bytes) {
 
 int64_t Arena::class_bytes(int size_class) {
   const int exponent = size_class / 8;
-  const int64_t bytes = (int64_t(1) << exponent) + (int64_t(size_class % 8) + 1) * (int64_t(1) << (exponent - 3));
+  const int64_t bytes =
+      (int64_t(1) << exponent) + (int64_t(size_class % 8) + 1) * (int64_t(1) << (exponent - 3));
   const int64_t unit = bytes >= huge_page ? huge_page : alignment;
   return (bytes + unit - 1) / unit * unit;
 }

@@ -16,11 +16,11 @@
 namespace lamina {
 
 struct MemoryStats {
-  int64_t bytes_in_use = 0;       // in live arrays, rounded up to size classes
-  int64_t bytes_cached = 0;       // free, kept for reuse
-  int64_t peak_bytes_in_use = 0;  // largest bytes_in_use so far
-  int64_t allocations = 0;        // requests served
-  int64_t system_allocations = 0; // requests that the cache could not serve
+  int64_t bytes_in_use = 0;        // in live arrays, rounded up to size classes
+  int64_t bytes_cached = 0;        // free, kept for reuse
+  int64_t peak_bytes_in_use = 0;   // largest bytes_in_use so far
+  int64_t allocations = 0;         // requests served
+  int64_t system_allocations = 0;  // requests that the cache could not serve
 };
 
 class Arena;

@@ -65,7 +65,8 @@ Storage::Storage(int64_t bytes)
   auto* block = static_cast<unsigned char*>(arena_->allocate(bytes + 2 * canary_bytes));
   std::memset(block, canary_value, size_t(bytes + 2 * canary_bytes));
   data_ = block + canary_bytes;
-  std::memset(data_, 0xff, size_t(bytes));  // NaN in every floating dtype: an element that nobody writes is seen
+  std::memset(data_, 0xff,
+              size_t(bytes));  // NaN in every floating dtype: an element that nobody writes is seen
 }
 
 Storage::Storage(void* data, int64_t bytes, std::function<void()> release)

@@ -52,7 +52,7 @@ struct Spec {
 
 class Storage : public RefCounted, public Pooled<Storage> {
  public:
-  explicit Storage(int64_t bytes);                             // from the current arena
+  explicit Storage(int64_t bytes);                                    // from the current arena
   Storage(void* data, int64_t bytes, std::function<void()> release);  // foreign memory
   ~Storage() override;
 
@@ -69,10 +69,10 @@ class Storage : public RefCounted, public Pooled<Storage> {
 
 class Array {
  public:
-  Array() = default;                                   // no array: an absent optional operand
-  explicit Array(const View& dense_view);              // allocates; dense_view.data is ignored
+  Array() = default;                       // no array: an absent optional operand
+  explicit Array(const View& dense_view);  // allocates; dense_view.data is ignored
   explicit Array(const Spec& spec) : Array(spec.view()) {}
-  Array(const View& view, Ref<Storage> storage);       // a view on existing storage
+  Array(const View& view, Ref<Storage> storage);  // a view on existing storage
 
   explicit operator bool() const { return bool(body_); }
   const View& view() const { return body_->view; }

@@ -42,16 +42,17 @@ class Stream {
     static_assert(std::is_trivially_copyable_v<Args>, "arguments are copied into programs as bytes");
     kernel(args);
     if (!program_) return;
-    program_->commands_.push_back(
-        {[](void (*k)(), const void* a) {
-           reinterpret_cast<void (*)(const Args&)>(k)(*static_cast<const Args*>(a));
-         },
-         reinterpret_cast<void (*)()>(kernel), program_->keep(&args, sizeof args)});
+    program_->commands_.push_back({[](void (*k)(), const void* a) {
+                                     reinterpret_cast<void (*)(const Args&)>(k)(*static_cast<const Args*>(a));
+                                   },
+                                   reinterpret_cast<void (*)()>(kernel), program_->keep(&args, sizeof args)});
   }
 
   // A copy in device memory of a table that a kernel reads: valid for the next submit, and in a recording for as long
   // as the program lives.
-  const void* upload(const void* table, int64_t bytes) { return program_ ? program_->keep(table, bytes) : table; }
+  const void* upload(const void* table, int64_t bytes) {
+    return program_ ? program_->keep(table, bytes) : table;
+  }
 
   // Keeps memory that was written by the host from being reused while the program that reads it lives.
   void retain(Ref<RefCounted> memory) {

@@ -9,7 +9,8 @@ template <class S>
 struct Vec;
 
 // A sliding window over this table is a mask of n leading lanes.
-alignas(64) static constexpr int32_t lane_window[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+alignas(64) static constexpr int32_t lane_window[16] = {-1, -1, -1, -1, -1, -1, -1, -1,
+                                                        0,  0,  0,  0,  0,  0,  0,  0};
 
 template <>
 struct Vec<float> {
@@ -52,7 +53,9 @@ struct Vec<float> {
     r = _mm256_permute4x64_epi64(_mm256_packus_epi32(r, r), 0x08);
     return _mm256_castsi256_si128(r);
   }
-  LAMINA_INLINE static __m128i to_bits(__m256 x, f16) { return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT); }
+  LAMINA_INLINE static __m128i to_bits(__m256 x, f16) {
+    return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
+  }
   template <class H>  // bf16 or f16
   LAMINA_INLINE static Vec load(const H* p) {
     return from_bits(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), H{});
@@ -92,7 +95,9 @@ struct Vec<float> {
   LAMINA_INLINE friend Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.v)}; }
   LAMINA_INLINE friend Vec floor(Vec a) { return {_mm256_floor_ps(a.v)}; }
   LAMINA_INLINE friend Vec ceil(Vec a) { return {_mm256_ceil_ps(a.v)}; }
-  LAMINA_INLINE friend Vec trunc(Vec a) { return {_mm256_round_ps(a.v, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC)}; }
+  LAMINA_INLINE friend Vec trunc(Vec a) {
+    return {_mm256_round_ps(a.v, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC)};
+  }
   LAMINA_INLINE friend Vec round(Vec a) {
     return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
   }
@@ -122,7 +127,8 @@ struct Vec<float> {
   LAMINA_INLINE friend Vec frexp(Vec a, Vec* e) {
     const __m256i u = _mm256_castps_si256(a.v);
     e->v = _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_srli_epi32(u, 23), _mm256_set1_epi32(126)));
-    const __m256i m = _mm256_or_si256(_mm256_and_si256(u, _mm256_set1_epi32(0x007fffff)), _mm256_set1_epi32(0x3f000000));
+    const __m256i m =
+        _mm256_or_si256(_mm256_and_si256(u, _mm256_set1_epi32(0x007fffff)), _mm256_set1_epi32(0x3f000000));
     return {_mm256_castsi256_ps(m)};
   }
   LAMINA_INLINE friend float reduce_add(Vec a) {
@@ -184,7 +190,9 @@ struct Vec<double> {
   LAMINA_INLINE friend Vec sqrt(Vec a) { return {_mm256_sqrt_pd(a.v)}; }
   LAMINA_INLINE friend Vec floor(Vec a) { return {_mm256_floor_pd(a.v)}; }
   LAMINA_INLINE friend Vec ceil(Vec a) { return {_mm256_ceil_pd(a.v)}; }
-  LAMINA_INLINE friend Vec trunc(Vec a) { return {_mm256_round_pd(a.v, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC)}; }
+  LAMINA_INLINE friend Vec trunc(Vec a) {
+    return {_mm256_round_pd(a.v, _MM_FROUND_TO_ZERO | _MM_FROUND_NO_EXC)};
+  }
   LAMINA_INLINE friend Vec round(Vec a) {
     return {_mm256_round_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
   }
@@ -210,7 +218,8 @@ struct Vec<double> {
   }
   LAMINA_INLINE friend Vec frexp(Vec a, Vec* e) {
     const __m256i u = _mm256_castpd_si256(a.v);
-    const __m256i biased = _mm256_or_si256(_mm256_srli_epi64(u, 52), _mm256_castpd_si256(_mm256_set1_pd(0x1p52)));
+    const __m256i biased =
+        _mm256_or_si256(_mm256_srli_epi64(u, 52), _mm256_castpd_si256(_mm256_set1_pd(0x1p52)));
     e->v = _mm256_sub_pd(_mm256_castsi256_pd(biased), _mm256_set1_pd(0x1p52 + 1022));
     const __m256i m = _mm256_and_si256(u, _mm256_set1_epi64x(0x000fffffffffffff));
     return {_mm256_castsi256_pd(_mm256_or_si256(m, _mm256_castpd_si256(_mm256_set1_pd(0.5))))};
@@ -233,7 +242,9 @@ struct Vec<uint32_t> {
   __m256i v;
   LAMINA_INLINE static Vec set1(uint32_t s) { return {_mm256_set1_epi32(int32_t(s))}; }
   LAMINA_INLINE static Vec iota() { return {_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7)}; }
-  LAMINA_INLINE static Vec load(const uint32_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+  LAMINA_INLINE static Vec load(const uint32_t* p) {
+    return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))};
+  }
   LAMINA_INLINE void store(uint32_t* p) const { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v); }
   LAMINA_INLINE friend Vec operator+(Vec a, Vec b) { return {_mm256_add_epi32(a.v, b.v)}; }
   LAMINA_INLINE friend Vec operator^(Vec a, Vec b) { return {_mm256_xor_si256(a.v, b.v)}; }

@@ -12,21 +12,32 @@ namespace {
 int failures = 0;
 std::mt19937_64 engine(1);
 
-int64_t integer(int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(engine); }
+int64_t integer(int64_t low, int64_t high) {
+  return std::uniform_int_distribution<int64_t>(low, high)(engine);
+}
 
 template <class S>
 S value() {
   const S x = S(std::uniform_real_distribution<double>(-2, 2)(engine));
   switch (integer(0, 11)) {
-    case 0: return S(NAN);
-    case 1: return S(INFINITY);
-    case 2: return S(-INFINITY);
-    case 3: return S(0);
-    case 4: return S(-0.0);
-    case 5: return x * S(1e6);
-    case 6: return S(int(x * 10)) + S(0.5);
-    case 7: return x * S(1e12);
-    default: return x;
+    case 0:
+      return S(NAN);
+    case 1:
+      return S(INFINITY);
+    case 2:
+      return S(-INFINITY);
+    case 3:
+      return S(0);
+    case 4:
+      return S(-0.0);
+    case 5:
+      return x * S(1e6);
+    case 6:
+      return S(int(x * 10)) + S(0.5);
+    case 7:
+      return x * S(1e12);
+    default:
+      return x;
   }
 }
 
@@ -111,10 +122,12 @@ void check_floats() {
   for (int i = 0; i < N; ++i) sum += small[i] = S(integer(0, 1000));
   expect("reduce_add", reduce_add(V::load(small)), sum);
   for (S& e : exponent) e = S(integer(V::min_exponent - 1, V::max_exponent + 1));
-  expect_lanes("pow2", pow2(V::load(exponent)),
-               [&](int i) { return exponent[i] < V::min_exponent ? S(0) : std::ldexp(S(1), int(exponent[i])); });
+  expect_lanes("pow2", pow2(V::load(exponent)), [&](int i) {
+    return exponent[i] < V::min_exponent ? S(0) : std::ldexp(S(1), int(exponent[i]));
+  });
   for (S& e : exponent) e = S(integer(2 * V::min_exponent, 2 * V::max_exponent));
-  expect_lanes("ldexp", ldexp(A, V::load(exponent)), [&](int i) { return std::ldexp(a[i], int(exponent[i])); });
+  expect_lanes("ldexp", ldexp(A, V::load(exponent)),
+               [&](int i) { return std::ldexp(a[i], int(exponent[i])); });
   for (S& x : small) x = std::ldexp(S(integer(1000, 2000)) / S(2000), int(integer(-50, 50)));
   V whole;
   int k;
@@ -137,7 +150,8 @@ void check_short() {
   for (int i = 0; i < N; ++i) expect("store of short", to_float(stored[i]), to_float(narrow<H>(x[i])));
   for (H& h : stored) h.bits = 0x1234;
   V::load(x).store(stored, n);
-  for (int i = 0; i < N; ++i) expect("store of n short", to_float(stored[i]), to_float(i < n ? narrow<H>(x[i]) : H{0x1234}));
+  for (int i = 0; i < N; ++i)
+    expect("store of n short", to_float(stored[i]), to_float(i < n ? narrow<H>(x[i]) : H{0x1234}));
 }
 
 void check_integers() {

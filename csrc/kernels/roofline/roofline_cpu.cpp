@@ -24,8 +24,10 @@ void fma_typed(const FmaArgs& args) {
 }
 
 void fma(const FmaArgs& args) {
-  if (args.out.dtype == Dtype::float64) fma_typed<double>(args);
-  else fma_typed<float>(args);
+  if (args.out.dtype == Dtype::float64)
+    fma_typed<double>(args);
+  else
+    fma_typed<float>(args);
 }
 
 int64_t flop_per_iteration(Dtype dtype) {
