@@ -451,6 +451,7 @@ void bind_tensor(py::module_& m) {
       slot(Py_nb_index, as_index),
       slot(Py_nb_bool, as_bool),
       slot(Py_mp_length, length),
+      slot(Py_mp_subscript, subscript),
       slot(Py_bf_getbuffer, get_buffer),
       slot(Py_bf_releasebuffer, release_buffer),
       {0, nullptr}};

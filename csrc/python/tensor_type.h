@@ -40,6 +40,8 @@ PyObject* guarded(F&& f) noexcept {
   }
 }
 
+PyObject* subscript(PyObject* self, PyObject* index);  // x[index]
+
 // dtypes
 pybind11::object dtype_object(Dtype dtype);  // lamina.float32 ...
 Dtype parse_dtype(pybind11::handle o);       // from a lamina dtype, its name, or anything numpy.dtype takes

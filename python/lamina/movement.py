@@ -11,10 +11,11 @@ from lamina import functional as F
 from lamina._C import Tensor
 
 
-def _getitem(self: Tensor, index: Any) -> Tensor:
-    """Basic indexing as in NumPy (integers, slices, None and ...) and at most one array of integers.
+def _index_general(self: Tensor, index: Any) -> Tensor:
+    """``x[index]``: integers, slices, None and ... as in NumPy, and at most one array of integers.
 
-    Integers and slices of positive step give views; others copy.
+    Integers and slices of positive step give views; others copy. Tensor's own ``__getitem__`` (csrc/python/indexing.cpp)
+    does integers and slices and comes here with the rest.
 
     Raises: IndexError for an integer out of range or too many indices; TypeError for other indices, also booleans.
     """
@@ -143,7 +144,7 @@ def _chunk(self: Tensor, chunks: int, dim: int = 0) -> tuple[Tensor, ...]:
 
 
 for _name, _method in {
-    "__getitem__": _getitem,
+    "_index_general": _index_general,
     "reshape": _reshape,
     "permute": _permute,
     "transpose": _transpose,
