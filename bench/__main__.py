@@ -19,7 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-TABLES = ("optim", "overhead", "train", "import", "alloc")
+TABLES = ("adam", "overhead", "train", "import", "alloc")
 THREAD_VARIABLES = ("LAMINA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -41,10 +41,10 @@ def run_tables(options: argparse.Namespace) -> None:
     threads = options.threads[0]
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(threads)
-    from bench import alloc, kernels, optim, overhead, report, startup, train
+    from bench import adam, alloc, kernels, overhead, report, startup, train
 
     functions = {
-        "optim": optim.run,
+        "adam": adam.run,
         "overhead": overhead.run,
         "train": train.run,
         "import": startup.run,

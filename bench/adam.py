@@ -34,7 +34,7 @@ def run(threads: int, options: argparse.Namespace, out: Report) -> None:
 
 def report(name: str, calls: dict[str, Any], traffic: int, threads: int, options: Any, out: Report) -> None:
     timings = measure(calls, threads, options.quick)
-    row = Row.of("optim", name, threads, timings.pop("lamina"), timings)
+    row = Row.of("adam", name, threads, timings.pop("lamina"), timings)
     row.bytes = traffic
     out.row(row)
 
