@@ -2,7 +2,7 @@
 
     python -m bench                          everything
     python -m bench gemm conv2d softmax      kernels of these families (rows come from tests/cases)
-    python -m bench optim overhead train import alloc
+    python -m bench adam overhead train import alloc
     python -m bench gemm --filter vgg --threads 1 2 --json rows.jsonl --plot charts.png
 
 Rivals (NumPy, and PyTorch where it is installed) run in the same process, on the same data, interleaved with
