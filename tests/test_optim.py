@@ -168,9 +168,7 @@ def test_recorded_steps_are_eager_steps(name):
 
     def train(wrap):
         rng = np.random.default_rng(5)
-        params = [
-            nn.Parameter(lamina.tensor(rng.standard_normal(s), dtype="float32")) for s in [(4, 3), (7,)]
-        ]
+        params = [nn.Parameter(lamina.tensor(rng.standard_normal(s), dtype="float32")) for s in [(4, 3), (7,)]]
         more = {"momentum": 0.9} if name == "SGD" else {"amsgrad": True}
         optimizer = getattr(optim, name)(params, lr=0.1, weight_decay=0.01, **more)
 
@@ -261,9 +259,7 @@ def test_groups_and_learning_rates(rng):
     assert repr(optimizer).startswith("SGD(\n  group 0: 1 parameters, lr=")
 
 
-@pytest.mark.parametrize(
-    ("name", "more"), [("Adam", {"amsgrad": True}), ("AdamW", {}), ("SGD", {"momentum": 0.9})]
-)
+@pytest.mark.parametrize(("name", "more"), [("Adam", {"amsgrad": True}), ("AdamW", {}), ("SGD", {"momentum": 0.9})])
 def test_state_dict_continues_a_course(name, more, rng):
     params = parameters(rng)
     optimizer = getattr(optim, name)(params, lr=0.1, **more)

@@ -98,9 +98,7 @@ def test_bins_of_equal_length_are_windows(shape, grid, is_channels_last):
     x = values(shape, is_channels_last)
     kernel = (shape[2] // grid[0], shape[3] // grid[1])
     for adaptive, fixed in ((F.adaptive_max_pool2d, F.max_pool2d), (F.adaptive_avg_pool2d, F.avg_pool2d)):
-        np.testing.assert_array_equal(
-            np.array(adaptive(x, output_size=grid)), np.array(fixed(x, kernel_size=kernel))
-        )
+        np.testing.assert_array_equal(np.array(adaptive(x, output_size=grid)), np.array(fixed(x, kernel_size=kernel)))
 
 
 @few

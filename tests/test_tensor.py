@@ -238,8 +238,11 @@ def test_info_says_what_there_is():
 
 def test_an_unknown_level_is_an_error_of_the_import():
     run = subprocess.run(
-        [sys.executable, "-c", "import lamina"], env={"LAMINA_ISA": "mmx", "PYTHONPATH": ":".join(sys.path)},
-        capture_output=True, text=True, check=False,
+        [sys.executable, "-c", "import lamina"],
+        env={"LAMINA_ISA": "mmx", "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert run.returncode != 0
     assert "unknown level 'mmx'; expected one of baseline" in run.stderr

@@ -102,9 +102,7 @@ def randint(
     low: int, high: int, shape: tuple[int, ...], dtype: Any = None, generator: Generator | None = None
 ) -> Tensor:
     """Integers from ``low`` up to ``high`` - 1, each as likely as the others."""
-    return F.randint(
-        state_of(generator), shape=_shape((shape,)), low=low, high=high, dtype=_dtype(dtype, _C.int64)
-    )
+    return F.randint(state_of(generator), shape=_shape((shape,)), low=low, high=high, dtype=_dtype(dtype, _C.int64))
 
 
 def randperm(n: int, generator: Generator | None = None) -> Tensor:

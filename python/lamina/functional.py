@@ -210,9 +210,7 @@ def split(x: Tensor, *, split_size: int | tuple[int, ...] = 1, dim: int = 0) -> 
     parts = []
     for size in sizes:
         extents[axis] = size
-        parts.append(
-            _C.slice(x, [s if e else 0 for s, e in zip(starts, extents, strict=True)], extents, steps, ())
-        )
+        parts.append(_C.slice(x, [s if e else 0 for s, e in zip(starts, extents, strict=True)], extents, steps, ()))
         starts[axis] += size
     return tuple(parts)
 
@@ -442,6 +440,8 @@ def dropout2d(x: Tensor, state: Tensor | None = None, *, p: float = 0.5, trainin
     if not training:
         return x
     return x * dropout(_C.full((*x.shape[:2], 1, 1), 1.0, x.dtype), state, p=p)
+
+
 # --- elementwise --------------------------------------------------------------------------------------------
 
 
@@ -1022,9 +1022,7 @@ def all(x: Tensor, *, dim: int | tuple[int, ...] | None = None, keepdim: bool = 
     return _C.all(x, dim, keepdim)
 
 
-def var(
-    x: Tensor, *, dim: int | tuple[int, ...] | None = None, correction: int = 1, keepdim: bool = False
-) -> Tensor:
+def var(x: Tensor, *, dim: int | tuple[int, ...] | None = None, correction: int = 1, keepdim: bool = False) -> Tensor:
     """Σ (x − mean)² / (n − ``correction``) over the n elements along ``dim``.
 
     Args:
@@ -1173,9 +1171,7 @@ def conv2d(
         >>> F.conv2d(x, w, padding="same").shape
         (1, 16, 8, 8)
     """
-    borders = (
-        _named_padding(padding, weight, stride, dilation) if isinstance(padding, str) else _borders(padding)
-    )
+    borders = _named_padding(padding, weight, stride, dilation) if isinstance(padding, str) else _borders(padding)
     return _C.conv2d(x, weight, bias, stride, borders, dilation, groups)
 
 
@@ -1217,9 +1213,9 @@ def conv_transpose2d(
         (1, 3, 8, 8)
     """
     return _C.conv_transpose2d(x, weight, bias, stride, _borders(padding), output_padding, dilation, groups)
-    return _C.conv_transpose2d(
-        x, weight, bias, stride, _borders(padding), output_padding, dilation, groups
-    )
+    return _C.conv_transpose2d(x, weight, bias, stride, _borders(padding), output_padding, dilation, groups)
+
+
 # --- pooling ------------------------------------------------------------------------------------------------
 
 
@@ -1568,9 +1564,7 @@ def binary_cross_entropy_with_logits(
 # --- gradient norms ------------------------------------------------------------------------------------------
 
 
-def clip_factor(
-    grads: Sequence[Tensor], *, max_norm: float = 1.0, norm_type: float = 2.0
-) -> tuple[Tensor, Tensor]:
+def clip_factor(grads: Sequence[Tensor], *, max_norm: float = 1.0, norm_type: float = 2.0) -> tuple[Tensor, Tensor]:
     """The norm of all elements of all gradients together, and min(1, max_norm / (norm + 1e-6)).
 
     Given to an optimiser as ``step(scale=factor)``, clipping costs no pass over memory of its own.
@@ -1590,6 +1584,8 @@ def clip_factor(
     (tensor(5.), tensor(0.2))
     """
     return _C.clip_factor(grads, max_norm, norm_type)
+
+
 # --- recurrent layers -------------------------------------------------------------------------------------
 
 
@@ -1678,8 +1674,7 @@ def lstm_layer(
 def _check_lengths(lengths: np.ndarray, steps: int) -> None:
     if lengths.size and not 1 <= lengths.min() <= lengths.max() <= steps:
         raise ValueError(
-            f"lstm_layer: lengths go from {lengths.min()} to {lengths.max()}; expected 1 to the {steps} steps "
-            "of x"
+            f"lstm_layer: lengths go from {lengths.min()} to {lengths.max()}; expected 1 to the {steps} steps of x"
         )
 
 
@@ -1730,8 +1725,7 @@ def lstm(
     for layer in range(num_layers):
         first = layer * directions
         forward, *reverse = (
-            [*weights[i * per_group : (i + 1) * per_group], None, None][:4]
-            for i in range(first, first + directions)
+            [*weights[i * per_group : (i + 1) * per_group], None, None][:4] for i in range(first, first + directions)
         )
         if layer and dropout:
             y = _dropped(y, dropout)
@@ -1748,6 +1742,8 @@ def lstm(
         return (y, *states[0])
     h_n, c_n = (concat(list(of_layers)) for of_layers in zip(*states, strict=True))
     return y, h_n, c_n
+
+
 # --- matrix products ---------------------------------------------------------------------------------------------
 
 

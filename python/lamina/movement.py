@@ -14,8 +14,8 @@ from lamina._C import Tensor
 def _index_general(self: Tensor, index: Any) -> Tensor:
     """``x[index]``: integers, slices, None and ... as in NumPy, and at most one array of integers.
 
-    Integers and slices of positive step give views; others copy. Tensor's own ``__getitem__`` (csrc/python/indexing.cpp)
-    does integers and slices and comes here with the rest.
+    Integers and slices of positive step give views; others copy. Tensor's own ``__getitem__``, written in C++, does
+    integers and slices and comes here with the rest.
 
     Raises: IndexError for an integer out of range or too many indices; TypeError for other indices, also booleans.
     """
@@ -40,9 +40,7 @@ def _index_general(self: Tensor, index: Any) -> Tensor:
         elif _is_integer(entry):
             start, size, step = int(entry), 1, 1
             if not -n <= start < n:
-                raise IndexError(
-                    f"getitem: index {start} of axis {axis}; expected {-n} to {n - 1} (x {self.shape})"
-                )
+                raise IndexError(f"getitem: index {start} of axis {axis}; expected {-n} to {n - 1} (x {self.shape})")
             start %= n
             squeeze.append(axis)
         else:
@@ -81,9 +79,7 @@ def _indices(entry: Any, chosen: Any) -> Tensor:
         entry = _C.from_numpy(np.array(entry, copy=True))
     if not isinstance(entry, Tensor) or entry.dtype not in (_C.int64, _C.int32):
         kind = entry.dtype.name if isinstance(entry, Tensor) else type(entry).__name__
-        raise TypeError(
-            f"getitem: an index is {kind}; expected integers, slices, None, ... or an array of integers"
-        )
+        raise TypeError(f"getitem: an index is {kind}; expected integers, slices, None, ... or an array of integers")
     if chosen is not None:
         raise TypeError("getitem: two arrays of indices; expected one (index twice, or use gather)")
     return entry

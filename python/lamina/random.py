@@ -44,9 +44,7 @@ class Generator:
         Raises: RuntimeError inside a recording.
         """
         if _C.is_recording():
-            raise RuntimeError(
-                "set_state: a program is being recorded; expected seeds to be set outside of it"
-            )
+            raise RuntimeError("set_state: a program is being recorded; expected seeds to be set outside of it")
         _C.copy_(self.state, _C.from_numpy(_pack(*state)))
         return self
 

@@ -77,8 +77,10 @@ def value_and_grad(fn: Callable[..., Any], argnums: int | Sequence[int] = 0) -> 
             value = fn(*args, **kwargs)
         y = value[0] if isinstance(value, tuple) else value
         grads = iter(tape.gradient(y, [leaf for i in positions for leaf in _leaves(args[i])]))
-        structured = [[next(grads) for _ in a] if isinstance(a, list | tuple) else next(grads)
-                      for a in (args[i] for i in positions)]
+        structured = [
+            [next(grads) for _ in a] if isinstance(a, list | tuple) else next(grads)
+            for a in (args[i] for i in positions)
+        ]
         return value, structured[0] if isinstance(argnums, int) else tuple(structured)
 
     return differentiated

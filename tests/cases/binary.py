@@ -42,13 +42,9 @@ def integers(low=-9):
 
 
 BOOLS = [Sample("bool", Arr(4, 33, kind="bool"), Arr(33, kind="bool")).only("float32")]
-SPECIAL = [
-    Sample("NaN, infinities, zeros", Arr(40, 1, kind="special"), Arr(40, kind="special")).no_gradient()
-]
+SPECIAL = [Sample("NaN, infinities, zeros", Arr(40, 1, kind="special"), Arr(40, kind="special")).no_gradient()]
 TIES = [
-    Sample(
-        "ties", Arr(5, 40, kind="int", dtype="float32", high=3), Arr(40, kind="int", dtype="float32", high=3)
-    )
+    Sample("ties", Arr(5, 40, kind="int", dtype="float32", high=3), Arr(40, kind="int", dtype="float32", high=3))
     .only("float32")
     .no_gradient()
 ]
@@ -70,9 +66,7 @@ def bench(name):
 
 
 def function(op, reference, samples, **more):
-    return Case(
-        op=op, reference=reference, samples=samples, errors=DO_NOT_BROADCAST, family="elementwise", **more
-    )
+    return Case(op=op, reference=reference, samples=samples, errors=DO_NOT_BROADCAST, family="elementwise", **more)
 
 
 def comparison(op, reference):
@@ -126,9 +120,7 @@ cases = [
                 np.array([1.0, np.nan]),
                 np.array([np.inf, 2.0]),
             ),
-            Sample("int64", Arr(3, 17, kind="bool"), Arr(3, 17, kind="int"), Arr(17, kind="int")).only(
-                "float32"
-            ),
+            Sample("int64", Arr(3, 17, kind="bool"), Arr(3, 17, kind="int"), Arr(17, kind="int")).only("float32"),
         ],
         errors=[Error(ValueError, "expected equal extents or 1", Arr(2, kind="bool"), Arr(3), Arr(3))],
         family="elementwise",

@@ -25,9 +25,7 @@ def reduced(loss, divisor, reduction):
 
 def nll_loss(x, target, weight=None, *, ignore_index=-100, reduction="mean"):
     counts = target != ignore_index
-    weights = np.where(
-        counts, picked(np.broadcast_to(along_classes(weight, x), x.shape), target, ignore_index), 0
-    )
+    weights = np.where(counts, picked(np.broadcast_to(along_classes(weight, x), x.shape), target, ignore_index), 0)
     loss = np.where(counts, -weights * picked(x, target, ignore_index), 0).astype(x.dtype)
     return reduced(loss, weights.sum(dtype=x.dtype), reduction)
 
@@ -123,14 +121,10 @@ SMOOTHED = [
     ),
     Sample("probabilities", Arr(6, 5), probabilities(6, 5)),
     Sample("probabilities, one position", Arr(7), probabilities(7)),
-    Sample(
-        "probabilities, weights, smoothing", Arr(4, 9), probabilities(4, 9), weights(9), label_smoothing=0.2
-    ),
+    Sample("probabilities, weights, smoothing", Arr(4, 9), probabilities(4, 9), weights(9), label_smoothing=0.2),
     Sample("probabilities, none", Arr(4, 9), probabilities(4, 9), weights(9), reduction="none"),
     Sample("probabilities, sum", Arr(4, 9), probabilities(4, 9), reduction="sum"),
-    Sample(
-        "probabilities, image", Arr(2, 3, 4, 5), probabilities(2, 3, 4, 5), weights(3), label_smoothing=0.1
-    ),
+    Sample("probabilities, image", Arr(2, 3, 4, 5), probabilities(2, 3, 4, 5), weights(3), label_smoothing=0.1),
     Sample(
         "probabilities, channels-last image",
         Arr(2, 3, 4, 5, layout="channels_last"),
@@ -143,9 +137,7 @@ UNUSUAL = [
     Sample("large logits", np.array([[1e4, 1e4 - 3], [-2e4, -2e4]]), np.array([1, 0])).no_gradient(),
     Sample("-inf among others", np.array([[0.0, -INF, 1.0]]), np.array([2])).no_gradient(),
     Sample("-inf at the label", np.array([[0.0, -INF, 1.0]]), np.array([1])).no_gradient(),
-    Sample(
-        "a row of -inf", np.array([[-INF, -INF], [0.0, 1.0]]), np.array([1, 1]), reduction="none"
-    ).no_gradient(),
+    Sample("a row of -inf", np.array([[-INF, -INF], [0.0, 1.0]]), np.array([1, 1]), reduction="none").no_gradient(),
     Sample("NaN and infinity", Arr(4, 9, kind="special"), labels(4, C=9), reduction="none"),
     Sample("NaN and infinity in columns", Arr(1, 9, 4, kind="special"), labels(1, 4, C=9), reduction="none"),
 ]
@@ -154,9 +146,7 @@ UNUSUAL = [
 def errors(op, *, takes_probabilities):
     x, t = Arr(4, 5), labels(4, C=5)
     own = [
-        Error(
-            ValueError, "target has class 5 at position 1 but x is of 5 classes", Arr(2, 5), np.array([0, 5])
-        ),
+        Error(ValueError, "target has class 5 at position 1 but x is of 5 classes", Arr(2, 5), np.array([0, 5])),
         Error(ValueError, "target has class -1 at position 0", Arr(2, 5), np.array([-1, 0])),
         Error(ValueError, "target has class -100", Arr(2, 5), np.array([-100, 0]), ignore_index=1),
         Error(ValueError, "target is (3,) but x is (4, 5); expected (4,)", x, labels(3, C=5)),

@@ -27,9 +27,7 @@ def reference(x, state, *, p=0.5, training=True):
     if not training:
         return x, state
     scale = 1 / (1 - p) if p < 1 else 0.0
-    return np.where(kept(state, x.size, p).reshape(x.shape), x * x.dtype.type(scale), 0), advanced(
-        state, x.size
-    )
+    return np.where(kept(state, x.size, p).reshape(x.shape), x * x.dtype.type(scale), 0), advanced(state, x.size)
 
 
 def of_channels(x, state, *, p=0.5, training=True):
@@ -66,9 +64,7 @@ cases = [
             Error(ValueError, "state is (3,)", Arr(3), np.zeros(3, np.int64)),
         ],
         bench=[
-            Bench(
-                "4M", Arr(1 << 22), STATE.copy(), p=0.5, torch=torch_dropout, dtypes=("float32", "bfloat16")
-            ),
+            Bench("4M", Arr(1 << 22), STATE.copy(), p=0.5, torch=torch_dropout, dtypes=("float32", "bfloat16")),
             Bench("64K", Arr(1 << 16), STATE.copy(), p=0.5, torch=torch_dropout),
         ],
         mutates=(1,),

@@ -84,9 +84,7 @@ cases = [
             Error(ValueError, "index is (6, 1)", Arr(5, 7), np.zeros((6, 1), np.int64), dim=1),
             Error(TypeError, "index is bool", Arr(3), Arr(3, kind="bool")),
         ],
-        bench=[
-            Bench("1M", Arr(1024, 1024), below(1024, 1024, 1024), dim=1, torch=torch_gather, backward=True)
-        ],
+        bench=[Bench("1M", Arr(1024, 1024), below(1024, 1024, 1024), dim=1, torch=torch_gather, backward=True)],
         family="index",
     ),
     Case(

@@ -8,9 +8,7 @@ NUMPY_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge"
 
 
 def reference(x, *, padding=(), mode="constant", value=0.0):
-    pairs = [(0, 0)] * (x.ndim - len(padding) // 2) + list(zip(padding[::2], padding[1::2], strict=True))[
-        ::-1
-    ]
+    pairs = [(0, 0)] * (x.ndim - len(padding) // 2) + list(zip(padding[::2], padding[1::2], strict=True))[::-1]
     more = {"constant_values": value} if mode == "constant" else {}
     return np.pad(x, pairs, NUMPY_MODES[mode], **more)
 

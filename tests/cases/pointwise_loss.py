@@ -59,9 +59,7 @@ WEIGHTED = [
         Arr(2, 1, kind="positive"),
         reduction="sum",
     ),
-    Sample(
-        "saturated", np.array([800.0, -800.0, 90.0, -90.0]), np.array([0.0, 1.0, 1.0, 0.0]), reduction="none"
-    ),
+    Sample("saturated", np.array([800.0, -800.0, 90.0, -90.0]), np.array([0.0, 1.0, 1.0, 0.0]), reduction="none"),
 ]
 
 

@@ -61,9 +61,7 @@ def average(x, rows, columns, count):
     return y
 
 
-def max_pool2d(
-    x, *, kernel_size=2, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False
-):
+def max_pool2d(x, *, kernel_size=2, stride=None, padding=0, dilation=1, ceil_mode=False, return_indices=False):
     return maximum(x, *axes_of(x, kernel_size, stride, padding, dilation, ceil_mode), return_indices)
 
 
@@ -138,15 +136,9 @@ WINDOWS = [
     Sample("stride 7", Arr(1, 2, 20, 23, kind="distinct"), kernel_size=(4, 3), stride=7, padding=1),
     Sample("window = plane", Arr(2, 5, 4, 6, kind="distinct"), kernel_size=(4, 6)),
     Sample("one row of windows", Arr(2, 3, 4, 9, kind="distinct"), kernel_size=(4, 2)),
-    Sample(
-        "rectangular", Arr(1, 2, 8, 9, kind="distinct"), kernel_size=(2, 5), stride=(1, 3), padding=(1, 2)
-    ),
-    Sample(
-        "prime sizes", Arr(3, 5, 11, 13, kind="distinct"), kernel_size=(5, 3), stride=(3, 2), padding=(2, 1)
-    ),
-    Sample(
-        "ceil_mode overhang", Arr(1, 2, 5, 6, kind="distinct"), kernel_size=2, stride=(2, 4), ceil_mode=True
-    ),
+    Sample("rectangular", Arr(1, 2, 8, 9, kind="distinct"), kernel_size=(2, 5), stride=(1, 3), padding=(1, 2)),
+    Sample("prime sizes", Arr(3, 5, 11, 13, kind="distinct"), kernel_size=(5, 3), stride=(3, 2), padding=(2, 1)),
+    Sample("ceil_mode overhang", Arr(1, 2, 5, 6, kind="distinct"), kernel_size=2, stride=(2, 4), ceil_mode=True),
     Sample(
         "ceil_mode overhang beyond padding",
         Arr(1, 2, 6, 7, kind="distinct"),
@@ -199,9 +191,7 @@ TIES = [
 ]
 ALL = ("float32", "bfloat16", "float64")
 POSITIONS = [
-    Sample(s.name + ", indices", *s.inputs, **s.attrs, return_indices=True)
-    .only(*s.dtypes or ALL)
-    .no_gradient()
+    Sample(s.name + ", indices", *s.inputs, **s.attrs, return_indices=True).only(*s.dtypes or ALL).no_gradient()
     for s in (*WINDOWS[1:6], *WIDTHS[::3], *TIES)
 ]
 
@@ -212,9 +202,7 @@ WRONG_WINDOWS = [
     Error(ValueError, "kernel_size is (0, 2); expected at least 1", Arr(1, 1, 4, 4), kernel_size=(0, 2)),
     Error(ValueError, "stride is (1, 0); expected at least 1", Arr(1, 1, 4, 4), stride=(1, 0)),
     Error(ValueError, "padding is (-1, 0); expected at least 0", Arr(1, 1, 4, 4), padding=(-1, 0)),
-    Error(
-        ValueError, "padding is (2, 2) for windows that span 3 x 3", Arr(1, 1, 4, 4), kernel_size=3, padding=2
-    ),
+    Error(ValueError, "padding is (2, 2) for windows that span 3 x 3", Arr(1, 1, 4, 4), kernel_size=3, padding=2),
     Error(ValueError, "windows span 5 x 2 but padded x has 4 x 4", Arr(1, 1, 4, 4), kernel_size=(5, 2)),
     Error(ValueError, "kernel_size has 3 integers; expected 2", Arr(1, 1, 4, 4), kernel_size=(1, 2, 3)),
 ]
@@ -240,9 +228,7 @@ GRIDS = [
 ]
 
 
-def layer(
-    name, function, *shape, layout="contiguous", kernel_size=3, stride=2, padding=1, dtypes=("float32",)
-):
+def layer(name, function, *shape, layout="contiguous", kernel_size=3, stride=2, padding=1, dtypes=("float32",)):
     """A pooling layer as a bench row."""
 
     def torch(x):
@@ -272,9 +258,7 @@ def layers(function):
         layer("ResNet stem, 56 x 56 3 x 3 s2", function, 32, 64, 56, 56, dtypes=both),
         layer("ResNet stem, channels-last", function, 32, 64, 56, 56, layout="channels_last", dtypes=both),
         layer("VGG, 112 x 112 2 x 2", function, 32, 64, 112, 112, kernel_size=2, padding=0),
-        layer(
-            "VGG, channels-last", function, 32, 64, 112, 112, kernel_size=2, padding=0, layout="channels_last"
-        ),
+        layer("VGG, channels-last", function, 32, 64, 112, 112, kernel_size=2, padding=0, layout="channels_last"),
         layer("inception, 28 x 28 3 x 3 s1", function, 32, 192, 28, 28, stride=1),
     ]
 
@@ -377,13 +361,9 @@ cases = [
                 ceil_mode=True,
                 count_include_pad=False,
             ),
-            Sample(
-                "divisor_override", Arr(2, 3, 7, 6), kernel_size=3, stride=2, padding=1, divisor_override=5
-            ),
+            Sample("divisor_override", Arr(2, 3, 7, 6), kernel_size=3, stride=2, padding=1, divisor_override=5),
             Sample("divisor_override, window = plane", Arr(2, 3, 3, 3), kernel_size=3, divisor_override=-2),
-            Sample(
-                "NaN and infinities", Arr(2, 9, 8, 8, kind="special"), kernel_size=3, stride=2
-            ).no_gradient(),
+            Sample("NaN and infinities", Arr(2, 9, 8, 8, kind="special"), kernel_size=3, stride=2).no_gradient(),
         ],
         errors=[
             *WRONG_WINDOWS,
@@ -405,9 +385,7 @@ cases = [
         reference=adaptive_max_pool2d,
         samples=[
             *GRIDS,
-            Sample(
-                "ties", np.round(np.sin(np.arange(140.0)) * 1.5).reshape(1, 2, 7, 10), output_size=3
-            ).no_gradient(),
+            Sample("ties", np.round(np.sin(np.arange(140.0)) * 1.5).reshape(1, 2, 7, 10), output_size=3).no_gradient(),
             Sample(
                 "overlapping bins, indices",
                 Arr(2, 9, 7, 10, kind="special"),

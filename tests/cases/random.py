@@ -154,10 +154,7 @@ cases = [
         op="bernoulli",
         reference=bernoulli,
         samples=[
-            *(
-                Sample(f"{shape}", Arr(*shape, kind="uniform", low=0, high=1), STATE.copy())
-                for shape in SIZES
-            ),
+            *(Sample(f"{shape}", Arr(*shape, kind="uniform", low=0, high=1), STATE.copy()) for shape in SIZES),
             Sample("0, 1 and NaN", np.array([0.0, 1.0, np.nan, 2.0, -1.0]), STATE.copy()),
         ],
         errors=[

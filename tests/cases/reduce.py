@@ -111,14 +111,10 @@ def bench(name):
 
 
 def case(op, reference, samples, *, more_errors=(), **more):
-    return Case(
-        op=op, reference=reference, samples=samples, errors=[*errors(), *more_errors], family="reduce", **more
-    )
+    return Case(op=op, reference=reference, samples=samples, errors=[*errors(), *more_errors], family="reduce", **more)
 
 
-TIES = Sample(
-    "ties along an axis go to the first", np.array([[2.0, 1.0, 2.0], [0.0, 0.0, 0.0]]), dim=1
-).no_gradient()
+TIES = Sample("ties along an axis go to the first", np.array([[2.0, 1.0, 2.0], [0.0, 0.0, 0.0]]), dim=1).no_gradient()
 ARG = [
     Sample("flattened", Arr(5, 7, kind="distinct")),
     Sample("flattened, kept", Arr(5, 7, kind="distinct", layout="transposed"), keepdim=True),

@@ -15,11 +15,7 @@ def flip(x, *, dims=()):
 
 
 def split(x, *, split_size=1, dim=0):
-    bounds = (
-        range(split_size, x.shape[dim], split_size)
-        if isinstance(split_size, int)
-        else np.cumsum(split_size)[:-1]
-    )
+    bounds = range(split_size, x.shape[dim], split_size) if isinstance(split_size, int) else np.cumsum(split_size)[:-1]
     return tuple(np.split(x, bounds, dim))
 
 
@@ -36,9 +32,7 @@ cases = [
             Sample("steps", Arr(7, 9), starts=(0, 1), sizes=(4, 3), steps=(2, 3)),
             Sample("backwards", Arr(5, 6), starts=(4, 5), sizes=(5, 3), steps=(-1, -2)),
             Sample("one backwards", Arr(3, 70), starts=(0, 69), sizes=(3, 70), steps=(1, -1)),
-            Sample(
-                "squeezed", Arr(5, 6, 2), starts=(3, 0, 1), sizes=(1, 6, 1), steps=(1, 1, 1), squeeze=(0, 2)
-            ),
+            Sample("squeezed", Arr(5, 6, 2), starts=(3, 0, 1), sizes=(1, 6, 1), steps=(1, 1, 1), squeeze=(0, 2)),
             Sample("squeezed backwards", Arr(5, 6), starts=(3, 5), sizes=(1, 6), steps=(1, -1), squeeze=(0,)),
             Sample("nothing", Arr(5, 6), starts=(0, 0), sizes=(0, 6), steps=(1, 1)),
             Sample("element", Arr(5, 6), starts=(2, 3), sizes=(1, 1), steps=(1, 1), squeeze=(0, 1)),

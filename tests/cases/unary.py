@@ -134,9 +134,7 @@ cases = [
         bench=bench("gelu", "gelu"),
         samples=[
             Sample("tanh", Arr(40), approximate="tanh"),
-            Sample(
-                "tanh, wide range", Arr(500, kind="uniform", low=-100, high=100), approximate="tanh"
-            ).no_gradient(),
+            Sample("tanh, wide range", Arr(500, kind="uniform", low=-100, high=100), approximate="tanh").no_gradient(),
         ],
     ),
     function("silu", lambda x: x * sigmoid(x), bench=bench("silu", "silu")),

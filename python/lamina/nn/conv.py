@@ -48,7 +48,12 @@ class _Conv(Module):
 
     def extra_repr(self) -> str:
         shown = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}"
-        defaults: dict[str, list[Any]] = {"stride": [(1, 1)], "padding": [0, (0, 0)], "output_padding": [(0, 0)], "dilation": [(1, 1)]}
+        defaults: dict[str, list[Any]] = {
+            "stride": [(1, 1)],
+            "padding": [0, (0, 0)],
+            "output_padding": [(0, 0)],
+            "dilation": [(1, 1)],
+        }
         for name, unremarkable in {**defaults, "groups": [1]}.items():
             value = getattr(self, name, None)
             if value is not None and value not in unremarkable:

@@ -13,9 +13,8 @@ from lamina.tensor import asarray, tensor
 class ParameterGroup(dict):
     """Parameters that share hyperparameters: a dict as in PyTorch, whose "lr" also lies in device memory.
 
-    ``group["lr"] = 1e-4`` writes there, so that recorded programs follow. A Tensor of one element may be
-    given instead:
-    it is used as it is, and may be the result of recorded ops.
+    ``group["lr"] = 1e-4`` writes there, so that recorded programs follow. A Tensor of one element may be given
+    instead: it is used as it is, and may be the result of recorded ops.
     """
 
     lr_tensor: Tensor
@@ -84,9 +83,7 @@ class Optimizer:
             seen.add(id(p))
         unknown = set(group) - set(self.defaults) - {"params"}
         if unknown:
-            raise TypeError(
-                f"{name}: unknown hyperparameters {sorted(unknown)}; expected {sorted(self.defaults)}"
-            )
+            raise TypeError(f"{name}: unknown hyperparameters {sorted(unknown)}; expected {sorted(self.defaults)}")
         added = ParameterGroup({**self.defaults, **group, "params": params})
         self._check(added)
         self.param_groups.append(added)
@@ -197,9 +194,7 @@ class Optimizer:
             for group, update in zip(self.param_groups, updates, strict=True)
             for p in group["params"]
         ]
-        for position, (saved, (parameter, group, update)) in enumerate(
-            zip(saved_positions, own, strict=True)
-        ):
+        for position, (saved, (parameter, group, update)) in enumerate(zip(saved_positions, own, strict=True)):
             values = state_dict["state"].get(saved)
             if not values:
                 continue
