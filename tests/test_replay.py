@@ -13,8 +13,9 @@ FLOAT32 = [p for p in samples() if p.values[2] == "float32"]
 def test_replay(case, sample, dtype):
     @lamina.record
     def step(*tensors):
-        outputs = as_tuple(function(case)(*nest(tensors, sample.inputs), **sample.attrs))
-        return [*outputs, *(tensors[i] for i in case.mutates)]
+        arguments = nest(tensors, sample.inputs)
+        outputs = as_tuple(function(case)(*arguments, **sample.attrs))
+        return [*outputs, *(arguments[i] for i in case.mutates)]
 
     for number, salt in enumerate(["", "", "", "other values", "", "other values"]):  # eager, recorded, replayed …
         inputs = materialise(case, sample, dtype, salt=salt)
