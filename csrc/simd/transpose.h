@@ -1,8 +1,7 @@
 // transpose(r): N registers of N lanes become their transpose, in registers.
 //
 // Two stages, each round one shuffle per register (24 for 8 x 8 floats on AVX2):
-//   1. log2(E) rounds interleave the registers i and i + E/2 of each group of E, where E elements fill a
-//   128-bit lane
+//   1. log2(E) rounds interleave the registers i and i + E/2 of each group of E, where E elements fill a 128-bit lane
 //      (punpckl and punpckh): they transpose the E x E blocks in each lane;
 //   2. log2(N/E) rounds swap whole lanes across the diagonal, as one transposes a matrix of blocks.
 #pragma once

@@ -1,5 +1,4 @@
-// multiply_block: sums of products for a block of C, tile by tile, from operands that the register tile can
-// read.
+// multiply_block: sums of products for a block of C, tile by tile, from operands that the register tile can read.
 //
 // For each panel of B (which stays in L1) all bands of A pass by (they stay in L2):
 //
@@ -9,8 +8,8 @@
 //          +--+--+--+
 //
 // A Sink says where the sums of a tile go and what happens when the tile is complete:
-//   S* at(i, j)                    the tile's place, for its first row and column; rows are sink.ld elements
-//   apart void done(i, j, rows, cols)    called when the tile's sums have been stored
+//   S* at(i, j)                    the tile's place, for its first row and column; rows are sink.ld elements apart
+//   void done(i, j, rows, cols)    called when the tile's sums have been stored
 #pragma once
 
 #include "kernels/gemm/pack.h"

@@ -8,8 +8,8 @@
 // column stride 0). All views have y's number of axes and, but for M, N and K, its shape. c and residual may
 // be y itself, as for accumulation (c = y, beta = 1); other operands do not overlap y.
 //
-// Elements are float32, bfloat16 or float64; bfloat16 is summed in float32 and rounded once, at the store. K
-// = 0 gives act(beta * C + bias) + residual. Each element is summed in an order that depends on the shapes
+// Elements are float32, bfloat16 or float64; bfloat16 is summed in float32 and rounded once, at the store. K = 0
+// gives act(beta * C + bias) + residual. Each element is summed in an order that depends on the shapes
 // and strides alone: over k inside blocks of kc, then over blocks; K is never cut among threads.
 //
 // Backward of y = act(A B + bias) + residual, with g = dy * act'(pre):
@@ -22,8 +22,7 @@
 // large operand.
 //
 // Plan (`choose_tile` decides by shape and strides, with its estimates in the struct):
-//   packed     blocks of B (kc x nc) become panels, blocks of A (mc x kc) bands, and register tiles of C pass
-//   over
+//   packed     blocks of B (kc x nc) become panels, blocks of A (mc x kc) bands, and register tiles of C pass over
 //              them (block.h): for each nc: for each kc: pack B; for each mc: pack A; multiply_block.
 //   in_place   few rows or a small product: as packed, but B is read where it lies; its rows lie in memory
 //   dots       few rows and B's columns lie in memory: vectors run along K, and lanes are summed at the end

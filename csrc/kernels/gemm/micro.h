@@ -16,8 +16,9 @@
 // A kernel names its accumulators, calls accumulate once per run of k, and stores them as it likes:
 //   Accumulators<float, MR, NV> acc;
 //   acc.clear();
-//   accumulate(acc, K, a, row_stride, k_stride, panel);     // or accumulate(acc, C, rows, panel) for each
-//   filter tap for (int i = 0; i < MR; ++i) for (int j = 0; j < NV; ++j) acc.v[i][j].store(...);
+//   accumulate(acc, K, a, row_stride, k_stride, panel);  // or accumulate(acc, C, rows, panel) for each filter tap
+//   for (int i = 0; i < MR; ++i)
+//     for (int j = 0; j < NV; ++j) acc.v[i][j].store(...);
 #pragma once
 
 #include "simd/vec.h"

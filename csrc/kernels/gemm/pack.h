@@ -1,5 +1,4 @@
-// Packing: the operands of a block of the product, copied into the order in which the register tile reads
-// them.
+// Packing: the operands of a block of the product, copied into the order in which the register tile reads them.
 //
 // B (K, N) becomes panels of tile_columns columns: panel p holds B[k, p * columns + j] at [k * columns + j],
 // and the last panel is padded with zeros. A (M, K) becomes bands of tile_rows rows: as rows where A's rows

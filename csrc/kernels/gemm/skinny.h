@@ -1,5 +1,4 @@
-// Products with few rows, bound by the bytes of B: each element of B is read once, where it lies, along
-// memory.
+// Products with few rows, bound by the bytes of B: each element of B is read once, where it lies, along memory.
 #pragma once
 
 #include "kernels/gemm/pack.h"

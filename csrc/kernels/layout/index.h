@@ -2,9 +2,8 @@
 //
 //   select   y[o, j, i] = x[o, index[j], i]            x (O, N, I), index (M), y (O, M, I), contiguous
 //            backward:  dx[o, n, i] = sum over { j : index[j] = n } of dy[o, j, i]
-//   gather   y[p] = x[p with p[axis] replaced by index[p]]     p runs over the shape of index; x any strides,
-//   whose
-//            extents off the axis are at least those of index
+//   gather   y[p] = x[p with p[axis] replaced by index[p]]     p runs over the shape of index; x has any
+//            strides, and its extents off the axis are at least those of index
 //            backward:  dx[q] = sum over { p : q = p with p[axis] replaced by index[p] } of dy[p]
 //   one_hot  y[j, n] = (index[j] == n)                  y (M, N)
 //

@@ -1,22 +1,19 @@
 // Moving elements without computing on them: copies between any two layouts, and fills.
 //
-//   copy   dst[i0, i1, …] = src[i0, i1, …]     for views of one shape and one element size (1, 2, 4 or 8
-//   bytes) fill   dst[i0, i1, …] = value
+//   copy   dst[i0, i1, …] = src[i0, i1, …]     for views of one shape and one element size (1, 2, 4 or 8 bytes)
+//   fill   dst[i0, i1, …] = value
 //
 // Everything that changes a memory layout is a copy: contiguous() and channels_last(), concatenation (one
 // copy into a slice of the result per operand), reversal (a source with negative strides), broadcasting (with
 // zero strides). Traffic: each element is read and written once; the kernel is bound by memory as long as
 // both sides use whole cache lines. The plan therefore depends on strides only:
 //
-//   1. Drop axes of extent 1, order the axes by the stride of dst, merge neighbours that are dense in both
-//   views.
-//      The last axis now is the one along which dst is densest; call it B.
-//   2. If src is densest along B too: rows. A row is a memcpy (1 -> 1), a broadcast (0 -> 1), a reversal (-1
-//   -> 1) or
-//      a strided loop.
-//   3. Otherwise src is densest along another axis, A, and each (A, B) plane is transposed in blocks of 16
-//   KB, a
-//      block in register tiles:
+//   1. Drop axes of extent 1, order the axes by the stride of dst, merge neighbours that are dense in
+//      both views. The last axis now is the one along which dst is densest; call it B.
+//   2. If src is densest along B too: rows. A row is a memcpy (1 -> 1), a broadcast (0 -> 1), a reversal
+//      (-1 -> 1) or a strided loop.
+//   3. Otherwise src is densest along another axis, A, and each (A, B) plane is transposed in blocks of 16 KB,
+//      a block in register tiles:
 //
 //            src: A ->                    V = 16 bytes of elements, L = 16-byte lanes of a register.
 //         B  +------+  L*V rows of V      Lane l of register i takes row l*V + i of the tile; log2(V) stages

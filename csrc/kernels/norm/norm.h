@@ -6,8 +6,8 @@
 // statistics may be absent.
 //
 // Backward, with xhat = (x - mean) * rstd, hence dweight = sum dy * xhat and dbias = sum dy over the channel:
-//   dvar  = sum dy * weight * (x - mean) * -rstd^3 / 2,  dmean = -rstd * weight * sum dy   (sum of x - mean
-//   is 0) dx    = dy * weight * rstd + dvar * 2 (x - mean) / n + dmean / n
+//   dvar  = sum dy * weight * (x - mean) * -rstd^3 / 2,  dmean = -rstd * weight * sum dy   (sum of x - mean is 0)
+//   dx    = dy * weight * rstd + dvar * 2 (x - mean) / n + dmean / n
 //         = weight * rstd * (dy - dbias / n - (x - mean) * rstd * dweight / n)
 // Evaluation: mean and rstd do not depend on x, so dx = weight * rstd * dy.
 //
