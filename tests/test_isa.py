@@ -23,7 +23,7 @@ def test_values_at_level(level):
     if level == BUILD["isa"]:
         pytest.skip(f"{level} is the level of this process")
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "--thin", "8", "tests/test_values.py"],
+        [sys.executable, "-m", "pytest", "-q", "-n", "0", "--thin", "8", "tests/test_values.py"],
         env={**os.environ, "LAMINA_ISA": level},
         cwd=os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
         capture_output=True,

@@ -1293,7 +1293,8 @@ def _grid(x: Tensor, size: int | tuple[int | None, int | None]) -> tuple[int, ..
     """An output size with the extents of x in the place of None."""
     if isinstance(size, int):
         return size
-    return tuple(extent if n is None else n for n, extent in zip(size, x.shape[2:], strict=False))
+    kept = (*x.shape[2:], 1, 1)  # the op refuses an x with fewer axes
+    return tuple(extent if n is None else n for n, extent in zip(size, kept, strict=False))
 
 
 def adaptive_avg_pool2d(x: Tensor, *, output_size: int | tuple[int | None, int | None] = 1) -> Tensor:
