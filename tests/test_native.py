@@ -1,9 +1,10 @@
-"""The SIMD vectors at every level, compiled with that level's flags and compared with scalar arithmetic.
+"""Kernel code compiled on its own, with each level's flags: the SIMD vectors against scalar arithmetic, AMX products.
 
-Levels that the machine lacks are compiled only. Arm is compiled by a cross compiler and run under emulation where both
+Levels that the machine lacks are compiled only. Where there are no AMX tiles, an emulation stands in for them. Arm is compiled by a cross compiler and run under emulation where both
 are installed (Debian: g++-aarch64-linux-gnu, qemu-user).
 """
 
+import os
 import re
 import shutil
 import subprocess
@@ -31,6 +32,27 @@ def test_vectors(level, flags, tmp_path):
     compile_check("g++", [f for f in flags.split() if f != '""'], level, tmp_path / "check")
     if level in _C.build_info()["isa_supported"]:
         subprocess.run([tmp_path / "check"], check=True)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not installed")
+@pytest.mark.skipif("neon" in _C.build_info()["isa_built"], reason="the levels are those of x86-64")
+@pytest.mark.parametrize("level", ["baseline", "avx2", "avx512", "amx"])
+def test_products_by_tiles(level, tmp_path):
+    if level != "amx" and level not in _C.build_info()["isa_supported"]:
+        pytest.skip(f"this machine does not have {level}")
+    compiled = "avx512" if level == "amx" else level
+    flags = [f for f in dict(LEVELS)[compiled].split() if f != '""']
+    emulation = [] if level == "amx" else ["-DLAMINA_EMULATE_AMX"]
+    definitions = [f"-DLAMINA_ISA={compiled}", f"-DLAMINA_BUILD_{compiled.upper()}", *emulation]
+    sources = [
+        ROOT / "tests/native/amx_check.cpp",
+        *(ROOT / f"csrc/base/{f}.cpp" for f in ("isa", "parallel", "scratch")),
+    ]
+    command = ["g++", "-std=c++20", *KERNEL_FLAGS, "-O1", *flags, *definitions, "-pthread", f"-I{ROOT / 'csrc'}"]
+    subprocess.run([*command, *sources, "-o", tmp_path / "check"], check=True)
+    if level in _C.build_info()["isa_supported"]:
+        environment = {**os.environ, "LAMINA_ISA": level}
+        subprocess.run([tmp_path / "check"], check=True, env=environment)
 
 
 @pytest.mark.skipif(not shutil.which(CROSS), reason=f"{CROSS} is not installed")

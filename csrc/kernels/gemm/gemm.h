@@ -26,6 +26,7 @@
 //              them (block.h): for each nc: for each kc: pack B; for each mc: pack A; multiply_block.
 //   in_place   few rows or a small product: as packed, but B is read where it lies; its rows lie in memory
 //   dots       few rows and B's columns lie in memory: vectors run along K, and lanes are summed at the end
+//   amx        bfloat16 on machines with AMX, from 16 rows and columns on: tile instructions (amx.h)
 //   rows       very few rows and B's rows lie in memory: y += sum of a[k] * B[k, :], several k at a time
 // Products whose y is column-major, or has few columns and many rows, are computed transposed: y^T = B^T A^T.
 //
@@ -60,7 +61,7 @@ struct EpilogueBackwardArgs {
   bool saved_is_y = false;
 };
 
-enum class GemmPath : int32_t { packed, in_place, dots, rows };
+enum class GemmPath : int32_t { packed, in_place, dots, rows, amx };
 
 // What choose_tile looks at: one matrix product of the batch.
 struct GemmProblem {
@@ -68,6 +69,7 @@ struct GemmProblem {
   int64_t a_row_stride, a_column_stride, b_row_stride, b_column_stride;
   int64_t element_size, compute_size;  // bytes
   bool sums_in_y;                      // y can hold unfinished sums
+  bool has_tiles;                      // elements are bfloat16, and tile instructions may be used
   int threads;
 };
 

@@ -2,6 +2,7 @@
 
 #include "base/parallel.h"
 #include "base/scratch.h"
+#include "kernels/gemm/amx.h"
 #include "kernels/gemm/block.h"
 #include "kernels/gemm/epilogue.h"
 #include "kernels/gemm/skinny.h"
@@ -18,12 +19,16 @@ constexpr int64_t block_a_bytes = 192 << 10, block_b_bytes = 1 << 20;
 // as fast as packed up to 200^3, 0.9 times at 250^3).
 constexpr int64_t small_work = 200 * 200 * 200;
 
+// Products with fewer rows or columns than a tile, or of fewer multiply-adds than a few blocks of tiles, would mostly
+// multiply padding.
+constexpr int64_t amx_work = 32 * 32 * 64;
+
 // A chunk is worth handing to another thread from about 5 us.
 constexpr double chunk_cycles = 16000;
 
 GemmTile choose_tile(const GemmProblem& p) {
   const int64_t M = p.M, N = p.N, K = p.K;
-  const int64_t lanes = int64_t(sizeof(Vec<float>)) / p.compute_size, columns = tile_vectors * lanes;
+  const int64_t lanes = int64_t(sizeof(Vec<float>)) / p.compute_size;
   const bool b_has_rows = p.b_column_stride == 1, b_has_columns = p.b_row_stride == 1;
   const bool b_is_large = K * N * p.element_size > (256 << 10);  // more than half of L2
 
@@ -35,7 +40,9 @@ GemmTile choose_tile(const GemmProblem& p) {
 
   GemmTile t{};
   t.kc = kc_default;
-  if (b_has_rows && (M == 1 || (M <= rows_max_rows && b_is_large))) {
+  if (p.has_tiles && M >= amx_lines && N >= amx_lines && M * N * K >= amx_work) {
+    t.path = GemmPath::amx;
+  } else if (b_has_rows && (M == 1 || (M <= rows_max_rows && b_is_large))) {
     t.path = GemmPath::rows;
   } else if (b_has_columns && !b_has_rows && (M == 1 || dots_loss < pack_cost)) {
     t.path = GemmPath::dots;
@@ -47,12 +54,15 @@ GemmTile choose_tile(const GemmProblem& p) {
     t.path = GemmPath::packed;
   }
 
+  const bool is_amx = t.path == GemmPath::amx, packs = is_amx || t.path == GemmPath::packed;
+  const int64_t rows = is_amx ? amx_side : tile_rows, columns = is_amx ? amx_side : tile_vectors * lanes;
+
   // Equal blocks, so that none is a sliver.
   const auto equal = [](int64_t n, int64_t block, int64_t step) {
     return max_of(1, ceil_div(ceil_div(n, max_of(1, ceil_div(n, block))), step) * step);
   };
-  t.kc = equal(K, t.kc, 8);
-  t.mc = equal(M, max_of(tile_rows, block_a_bytes / (t.kc * p.compute_size)), tile_rows);
+  t.kc = equal(K, t.kc, is_amx ? amx_depth : 8);
+  t.mc = equal(M, max_of(rows, block_a_bytes / (t.kc * p.compute_size)), rows);
   t.nc = equal(N, max_of(columns, block_b_bytes / (t.kc * p.compute_size)), columns);
   // Columns of A would touch a line for each element.
   const bool a_reads_well = p.a_column_stride == 1 && !crowds_sets(p.a_row_stride);
@@ -60,11 +70,11 @@ GemmTile choose_tile(const GemmProblem& p) {
              (t.path == GemmPath::dots ? p.a_column_stride != 1
                                        : t.path == GemmPath::packed && (N > 128 || !a_reads_well));
 
-  const double packs_a = t.copy_a ? double(M) * K : 0,
-               packs_b = t.path == GemmPath::packed ? double(K) * N : 0;
-  t.cycles = double(M) * N * K / double(2 * lanes) + packs_a + packs_b;
+  const double packs_a = t.copy_a ? double(M) * K : 0, packs_b = packs ? double(K) * N : 0;
+  t.cycles = is_amx ? double(M) * N * K / 512 + (packs_a + packs_b) / 4
+                    : double(M) * N * K / double(2 * lanes) + packs_a + packs_b;
   t.bytes = (double(M) * K + double(K) * N + double(M) * N) * double(p.element_size) +
-            2 * (packs_a + packs_b) * double(p.compute_size);
+            2 * (packs_a + packs_b) * double(is_amx ? p.element_size : p.compute_size);
   const double time =
       max_of(int64_t(t.cycles), int64_t(t.bytes / 8)) + 1;  // 8 bytes per cycle from beyond L2
 
@@ -80,17 +90,18 @@ GemmTile choose_tile(const GemmProblem& p) {
     double best = -1;
     for (int64_t m_cuts = 1; m_cuts <= cuts; ++m_cuts) {
       const int64_t n_cuts = ceil_div(cuts, m_cuts);
-      if (t.path != GemmPath::packed && m_cuts > 1) break;  // few rows: only columns are worth cutting
+      if (!packs && m_cuts > 1) break;  // few rows: only columns are worth cutting
       const double cost = packs_a * double(n_cuts) + packs_b * double(m_cuts);
       if (best >= 0 && cost >= best) continue;
       best = cost;
-      t.chunk_m = equal(M, ceil_div(M, m_cuts), tile_rows);
+      t.chunk_m = equal(M, ceil_div(M, m_cuts), rows);
       t.chunk_n = equal(N, ceil_div(N, n_cuts), columns);
     }
   }
-  if (!p.sums_in_y) {  // sums wait in a scratch block of chunk_m x nc: 2 MiB at most
-    t.chunk_m = min_of(t.chunk_m, equal(t.chunk_m, 768, tile_rows));
-    t.nc = min_of(t.nc, max_of(columns, 768 / columns * columns));
+  if (!p.sums_in_y) {  // sums wait in a scratch block of chunk_m x nc: 2 MiB at most, 1 MiB beside packed strips in L2
+    const int64_t side = is_amx ? 512 : 768;
+    t.chunk_m = min_of(t.chunk_m, equal(t.chunk_m, side, rows));
+    t.nc = min_of(t.nc, max_of(columns, side / columns * columns));
   }
   return t;
 }
@@ -138,6 +149,10 @@ Bands<Compute<T>> bands(const GemmTile& t, Matrix<const T> a, int64_t M, int64_t
 template <class T>
 void run_chunk(const Product<T>& p, const GemmTile& t, int64_t m0, int64_t m1, int64_t n0, int64_t n1) {
   using S = Compute<T>;
+  if constexpr (dtype_of<T> == Dtype::bfloat16)
+    if (t.path == GemmPath::amx)
+      return multiply_amx(m1 - m0, n1 - n0, p.K, p.a.at(m0, 0), p.b.at(0, n0), t.kc, t.nc, p.epilogue, m0,
+                          n0);
   const bool adds_to_y = p.epilogue.adds_to_y(), sums_in_y = p.epilogue.holds_sums();
   const bool is_stored = sums_in_y && (adds_to_y || p.epilogue.is_plain());
   const bool is_tile =
@@ -261,9 +276,9 @@ void gemm_typed(const GemmArgs& args) {
                        m[op_bias].readonly(), m[op_residual].readonly(), m[op_y], m[op_pre]}};
   };
   const Product<T> p = product(0);
-  const GemmTile t =
-      choose_tile({M, N, K, batch, p.a.row_stride, p.a.column_stride, p.b.row_stride, p.b.column_stride,
-                   sizeof(T), sizeof(S), p.epilogue.holds_sums(), num_threads()});
+  const GemmTile t = choose_tile({M, N, K, batch, p.a.row_stride, p.a.column_stride, p.b.row_stride,
+                                  p.b.column_stride, sizeof(T), sizeof(S), p.epilogue.holds_sums(),
+                                  dtype_of<T> == Dtype::bfloat16 && has_tiles(), num_threads()});
   const int64_t m_chunks = ceil_div(M, t.chunk_m), n_chunks = ceil_div(N, t.chunk_n);
   parallel_for(ceil_div(batch, t.chunk_batch) * m_chunks * n_chunks, [&](int64_t chunk) {
     const int64_t m0 = chunk % m_chunks * t.chunk_m, n0 = chunk / m_chunks % n_chunks * t.chunk_n;
