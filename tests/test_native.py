@@ -1,7 +1,7 @@
 """Kernel code compiled on its own, with each level's flags: the SIMD vectors against scalar arithmetic, AMX products.
 
-Levels that the machine lacks are compiled only. Where there are no AMX tiles, an emulation stands in for them. Arm is compiled by a cross compiler and run under emulation where both
-are installed (Debian: g++-aarch64-linux-gnu, qemu-user).
+Levels that the machine lacks are compiled only; an emulation of AMX tiles stands in for them there. Arm is compiled by
+a cross compiler and run under emulation where both are installed (Debian: g++-aarch64-linux-gnu, qemu-user).
 """
 
 import os

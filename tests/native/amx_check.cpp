@@ -1,7 +1,8 @@
 // Products of bfloat16 matrices by AMX tiles against float64 sums, through the entry that matmul and linear use.
 //
 // Compiled by tests/test_native.py with LAMINA_EMULATE_AMX, for machines without tile instructions, and without it, to
-// run where there are any. Integers keep every sum exact: results must equal the float64 value rounded once, bit by bit.
+// run where there are any. Integers keep every sum exact: results must equal the float64 value rounded once, bit by
+// bit.
 #include <cmath>
 #include <cstdio>
 #include <random>

@@ -26,8 +26,8 @@
 //              them (block.h): for each nc: for each kc: pack B; for each mc: pack A; multiply_block.
 //   in_place   few rows or a small product: as packed, but B is read where it lies; its rows lie in memory
 //   dots       few rows and B's columns lie in memory: vectors run along K, and lanes are summed at the end
-//   amx        bfloat16 on machines with AMX, from 16 rows and columns on: tile instructions (amx.h)
 //   rows       very few rows and B's rows lie in memory: y += sum of a[k] * B[k, :], several k at a time
+//   amx        bfloat16 on machines with AMX, from 16 rows and columns on: tile instructions (amx.h)
 // Products whose y is column-major, or has few columns and many rows, are computed transposed: y^T = B^T A^T.
 //
 // Sources: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), for the loops;

@@ -19,8 +19,8 @@ constexpr int64_t block_a_bytes = 192 << 10, block_b_bytes = 1 << 20;
 // as fast as packed up to 200^3, 0.9 times at 250^3).
 constexpr int64_t small_work = 200 * 200 * 200;
 
-// Products with fewer rows or columns than a tile, or of fewer multiply-adds than a few blocks of tiles, would mostly
-// multiply padding.
+// Products narrower than a tile of 16, or with less work than one block of C over two tiles of k, would mostly multiply
+// padding and wait for the tile configuration.
 constexpr int64_t amx_work = 32 * 32 * 64;
 
 // A chunk is worth handing to another thread from about 5 us.
@@ -71,7 +71,7 @@ GemmTile choose_tile(const GemmProblem& p) {
                                        : t.path == GemmPath::packed && (N > 128 || !a_reads_well));
 
   const double packs_a = t.copy_a ? double(M) * K : 0, packs_b = packs ? double(K) * N : 0;
-  t.cycles = is_amx ? double(M) * N * K / 512 + (packs_a + packs_b) / 4
+  t.cycles = is_amx ? double(M) * N * K / 512 + (packs_a + packs_b) / 2
                     : double(M) * N * K / double(2 * lanes) + packs_a + packs_b;
   t.bytes = (double(M) * K + double(K) * N + double(M) * N) * double(p.element_size) +
             2 * (packs_a + packs_b) * double(is_amx ? p.element_size : p.compute_size);
