@@ -48,7 +48,7 @@ def test_products_by_tiles(level, tmp_path):
         ROOT / "tests/native/amx_check.cpp",
         *(ROOT / f"csrc/base/{f}.cpp" for f in ("isa", "parallel", "scratch")),
     ]
-    command = ["g++", "-std=c++20", *KERNEL_FLAGS, "-O1", *flags, *definitions, "-pthread", f"-I{ROOT / 'csrc'}"]
+    command = ["g++", "-std=c++20", *KERNEL_FLAGS, *flags, *definitions, "-pthread", f"-I{ROOT / 'csrc'}"]
     subprocess.run([*command, *sources, "-o", tmp_path / "check"], check=True)
     if level in _C.build_info()["isa_supported"]:
         environment = {**os.environ, "LAMINA_ISA": level}
