@@ -165,13 +165,13 @@ PyObject* represent(PyObject* self) {
   return PyUnicode_FromFormat("<op %.*s>", int(text.size()), text.data());
 }
 
-void destroy(PyObject* self) {
+void destroy_op(PyObject* self) {
   PyTypeObject* type = Py_TYPE(self);
   type->tp_free(self);
   Py_DECREF(type);
 }
 
-PyMemberDef members[] = {{"__vectorcalloffset__", T_PYSSIZET, offsetof(OpFunction, call), READONLY, nullptr},
+PyMemberDef op_members[] = {{"__vectorcalloffset__", T_PYSSIZET, offsetof(OpFunction, call), READONLY, nullptr},
                          {nullptr, 0, 0, 0, nullptr}};
 
 py::object to_python(const Attr& attr) {
@@ -217,8 +217,8 @@ py::dict schemas() {
 void bind_ops(py::module_& m) {
   PyType_Slot slots[] = {{Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
                          {Py_tp_repr, reinterpret_cast<void*>(represent)},
-                         {Py_tp_dealloc, reinterpret_cast<void*>(destroy)},
-                         {Py_tp_members, members},
+                         {Py_tp_dealloc, reinterpret_cast<void*>(destroy_op)},
+                         {Py_tp_members, op_members},
                          {0, nullptr}};
   PyType_Spec spec = {"lamina.OpFunction", sizeof(OpFunction), 0,
                       Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_DISALLOW_INSTANTIATION,

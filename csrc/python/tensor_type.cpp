@@ -296,7 +296,7 @@ PyObject* detach(PyObject* self, PyObject*) {
     return wrap(std::move(t));
   });
 }
-PyObject* backward(PyObject* self, PyObject* args, PyObject* kwargs) {
+PyObject* backward_of(PyObject* self, PyObject* args, PyObject* kwargs) {
   return guarded([&]() -> PyObject* {
     PyObject* gradient = Py_None;
     int accumulate = 0;
@@ -334,7 +334,7 @@ PyObject* create(PyTypeObject* type, PyObject* args, PyObject*) {
   });
 }
 
-void destroy(PyObject* self) {
+void destroy_tensor(PyObject* self) {
   PyTypeObject* type = Py_TYPE(self);
   if (reinterpret_cast<PyTensor*>(self)->weak_references) PyObject_ClearWeakRefs(self);
   tensor_of(self).~Tensor();
@@ -388,7 +388,7 @@ PyMethodDef methods[] = {
     {"is_channels_last", is_channels_last, METH_NOARGS,
      "True iff the tensor is (N, C, H, W) and lies as N, H, W, C."},
     {"detach", detach, METH_NOARGS, "The same memory as a tensor that no tape watches."},
-    {"backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(backward)),
+    {"backward", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(backward_of)),
      METH_VARARGS | METH_KEYWORDS,
      "backward(gradient=None, *, accumulate=False): stores the gradients of this tensor in the `grad` of the "
      "leaves "
@@ -411,7 +411,7 @@ PyGetSetDef attributes[] = {
     {"is_frozen", get_is_frozen, set_is_frozen, "True iff a parameter is excluded from tapes.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr}};
 
-PyMemberDef members[] = {
+PyMemberDef tensor_members[] = {
     {"__weaklistoffset__", T_PYSSIZET, offsetof(PyTensor, weak_references), READONLY, nullptr},
     {nullptr, 0, 0, 0, nullptr}};
 
@@ -425,10 +425,10 @@ PyType_Slot slot(int id, F* function) {
 void bind_tensor(py::module_& m) {
   PyType_Slot slots[] = {
       slot(Py_tp_new, create),
-      slot(Py_tp_dealloc, destroy),
+      slot(Py_tp_dealloc, destroy_tensor),
       {Py_tp_methods, methods},
       {Py_tp_getset, attributes},
-      {Py_tp_members, members},
+      {Py_tp_members, tensor_members},
       {Py_tp_doc, const_cast<char*>(
                       "An n-dimensional array that a Tape can follow. Made by lamina.tensor and friends.")},
       slot(Py_tp_richcompare, compare),
