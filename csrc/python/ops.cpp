@@ -171,8 +171,9 @@ void destroy_op(PyObject* self) {
   Py_DECREF(type);
 }
 
-PyMemberDef op_members[] = {{"__vectorcalloffset__", T_PYSSIZET, offsetof(OpFunction, call), READONLY, nullptr},
-                         {nullptr, 0, 0, 0, nullptr}};
+PyMemberDef op_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(OpFunction, call), READONLY, nullptr},
+    {nullptr, 0, 0, 0, nullptr}};
 
 py::object to_python(const Attr& attr) {
   return std::visit(
