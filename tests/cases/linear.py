@@ -30,12 +30,15 @@ def reference(x, weight, bias=None, residual=None, *, activation="none"):
 
 
 def layer(name, M, K, N, activation="none"):
-    import torch.nn.functional as F
+    def torch_layer(x, w, b):
+        import torch.nn.functional as F
 
-    act = {"none": lambda y: y, "relu": F.relu, "gelu": F.gelu}[activation]
+        y = F.linear(x, w, b)
+        return y if activation == "none" else getattr(F, activation)(y)
+
     return Bench(
         name, Arr(M, K), Arr(N, K), Arr(N), activation=activation, flops=2 * M * K * N, backward=True,
-        torch=lambda x, w, b: act(F.linear(x, w, b)),
+        torch=torch_layer,
     )  # fmt: skip
 
 
