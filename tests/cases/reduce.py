@@ -91,9 +91,12 @@ def errors():
 
 def bench(name):
     def torch(**attrs):
-        import torch
+        def call(x):
+            import torch
 
-        return lambda x: getattr(torch, name)(x, **attrs)
+            return getattr(torch, name)(x, **attrs)
+
+        return call
 
     return [
         Bench("all of 4096 x 1024", Arr(4096, 1024), torch=torch()),
