@@ -124,9 +124,9 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t flagged_count, PyOb
           add_input(op, spec, PySequence_Fast_GET_ITEM(args[i], k), arguments);
       } else {
         if (op.promotes != Promotion::none && !is_tensor(args[i])) {
-          Tensor placeholder;
-          placeholder.array = Array(View{.dtype = scalar_dtype}, {});
-          arguments.scalars.push_back(std::move(placeholder));
+          Tensor number;  // of the right dtype; its value comes with add_input
+          number.array = Array(View{.dtype = scalar_dtype}, {});
+          arguments.scalars.push_back(std::move(number));
         }
         add_input(op, spec, args[i], arguments);
       }
