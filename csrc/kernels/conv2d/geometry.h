@@ -10,7 +10,14 @@ LAMINA_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 LAMINA_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 LAMINA_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 LAMINA_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-LAMINA_INLINE int64_t common_divisor(int64_t a, int64_t b) { return b == 0 ? a : common_divisor(b, a % b); }
+LAMINA_INLINE int64_t common_divisor(int64_t a, int64_t b) {
+  while (b != 0) {
+    const int64_t rest = a % b;
+    a = b;
+    b = rest;
+  }
+  return a;
+}
 
 // A count as a type, for generic lambdas.
 template <int N>
