@@ -1,5 +1,6 @@
 """Tensors: from data and to it, dtypes, views of foreign memory, printing, errors."""
 
+import os
 import copy
 import pickle
 import subprocess
@@ -239,7 +240,7 @@ def test_info_says_what_there_is():
 def test_an_unknown_level_is_an_error_of_the_import():
     run = subprocess.run(
         [sys.executable, "-c", "import lamina"],
-        env={"LAMINA_ISA": "mmx", "PYTHONPATH": ":".join(sys.path)},
+        env={**os.environ, "LAMINA_ISA": "mmx", "PYTHONPATH": ":".join(sys.path)},
         capture_output=True,
         text=True,
         check=False,

@@ -212,20 +212,62 @@ const std::vector<const Op*>& all_ops() {
   return ops;
 }
 
+namespace {
+
+// Where an op runs: on the device of its inputs, which must be one.
+Device device_of(const Op& op, const Inputs& in) {
+  const Array* first = nullptr;
+  for (const Array& x : in) {
+    if (!x) continue;
+    if (!first) first = &x;
+    if (x.device() == first->device()) [[likely]]
+      continue;
+    const auto name = [&](const Array& a) {
+      return op.schema.inputs[std::min(size_t(&a - in.data()), op.schema.inputs.size() - 1)].name;
+    };
+    fail<StateError>(op.name(), name(*first), " is on ", name_of(first->device()), " but ", name(x),
+                     " is on ", name_of(x.device()), "; expected one device (Tensor.to moves a tensor)");
+  }
+  return first ? first->device() : current_device();
+}
+
+// The message of a device says what it could not do; it becomes that of the op, with its operands.
+[[noreturn]] void device_error(const Op& op, const Inputs& in, const StateError& error) {
+  std::ostringstream operands;
+  for (size_t i = 0; i < in.size(); ++i)
+    if (in[i]) operands << (i ? ", " : "") << in[i].view() << ' ' << in[i].dtype();
+  fail<StateError>(op.name(), error.what(), " (operands: ", operands.str(), ")");
+}
+
+}  // namespace
+
 void evaluate(const Op& op, const Inputs& in, const Attrs& attrs, Outputs& out) {
+  const DeviceScope scope(device_of(op, in));
   Inference inference;
   op.infer(in, attrs, inference);
   if (inference.is_alias) {
-    out.push_back(Array(inference.views[0], in[0].storage()));
+    out.push_back(in[0].with_view(inference.views[0]));
     return;
   }
-  for (const View& view : inference.views) out.push_back(Array(view));
+  {
+    const DeviceScope there(inference.device);
+    for (const View& view : inference.views) out.push_back(Array(view));
+  }
   Array workspace;
   if (inference.workspace > 0) {
     workspace = Array(Spec{Dtype::uint8, {inference.workspace}});
     out.workspace = workspace.view().data;
   }
-  op.run(current_stream(), in, attrs, out);
+  Stream& stream = current_stream();
+  if (stream.device().is_cpu()) {
+    op.run(stream, in, attrs, out);
+  } else {
+    try {
+      op.run(stream, in, attrs, out);
+    } catch (const StateError& error) {
+      device_error(op, in, error);
+    }
+  }
   out.workspace = nullptr;
 }
 

@@ -135,6 +135,7 @@ std::vector<Array> Tape::walk(const Tensor& y, Array seed, std::span<const Tenso
       is_needed |= bool(grad);
     }
     if (!is_needed) continue;
+    const DeviceScope device(entry->out[0].device());
     const Saved saved{entry->in, entry->out, entry->attrs, entry->in_slots, entry->payload.get()};
     Gradients dx = entry->op->vjp(saved, dy);
     for (size_t i = 0; i < dx.size(); ++i) {

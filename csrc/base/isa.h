@@ -33,20 +33,3 @@ bool has_amx();
 #else
 #define LAMINA_IF_AVX2(x)
 #endif
-
-// LAMINA_KERNEL_TABLE(FooKernels, foo_kernels) in foo.h declares the per-level tables lamina::<level>::foo_kernels,
-// which the level's source defines, and lamina::foo_kernels(), the table of the level in use.
-#define LAMINA_KERNEL_TABLE(Table, table)                                        \
-  namespace baseline {                                                           \
-  extern const Table table;                                                      \
-  }                                                                              \
-  LAMINA_IF_AVX2(namespace avx2 { extern const Table table; })                   \
-  LAMINA_IF_AVX512(namespace avx512 { extern const Table table; })               \
-  inline const Table& table() {                                                  \
-    switch (isa()) {                                                             \
-      LAMINA_IF_AVX512(case Isa::amx : case Isa::avx512 : return avx512::table;) \
-      LAMINA_IF_AVX2(case Isa::avx2 : return avx2::table;)                       \
-      default:                                                                   \
-        return baseline::table;                                                  \
-    }                                                                            \
-  }

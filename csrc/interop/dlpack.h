@@ -39,7 +39,7 @@ struct ManagedVersioned {
 };
 
 inline constexpr uint64_t flag_read_only = 1, flag_is_copied = 2;
-inline constexpr int32_t device_cpu = 1;
+inline constexpr int32_t device_cpu = 1, device_cuda = 2;
 inline constexpr uint8_t code_int = 0, code_uint = 1, code_float = 2, code_bfloat = 4, code_bool = 6;
 
 }  // namespace lamina::dlpack

@@ -6,7 +6,7 @@
 namespace lamina {
 namespace {
 
-using Kernel = void (*)(const Conv2dArgs&);
+using Kernel = void (*Conv2dKernels::*)(const Conv2dArgs&);
 
 // --- attributes and their errors ---------------------------------------------------------------------------------
 
@@ -58,7 +58,7 @@ Conv2dArgs arguments(const Attrs& attrs, const View& x, const View& weight, cons
 }
 
 int64_t workspace(ConvPass pass, const Conv2dArgs& args) {
-  return conv2d_kernels().choose_algorithm(pass, args).workspace_bytes;
+  return current_kernels<Conv2dKernels>().choose_algorithm(pass, args).workspace_bytes;
 }
 
 View view_of(const Array& array) { return array ? array.view() : View{}; }
@@ -74,17 +74,18 @@ void run_forward(Stream& stream, const Attrs& attrs, const Array& x, const Array
                  const Outputs& out) {
   const Conv2dArgs args = arguments(attrs, x.view(), weight.view(), out[0].view());
   const bool any_layout =
-      conv2d_kernels().choose_algorithm(ConvPass::forward, args).algorithm == ConvAlgorithm::merged_taps;
+      current_kernels<Conv2dKernels>().choose_algorithm(ConvPass::forward, args).algorithm ==
+      ConvAlgorithm::merged_taps;
   const Array source = any_layout ? x : channels_last(x);
-  submit(stream, conv2d_kernels().forward, arguments(attrs, source.view(), weight.view(), out[0].view()),
-         bias, out);
+  submit(stream, &Conv2dKernels::forward, arguments(attrs, source.view(), weight.view(), out[0].view()), bias,
+         out);
 }
 
 // x from y: a gradient, or a transposed convolution.
 void run_backward_input(Stream& stream, const Attrs& attrs, const Array& y, const Array& weight,
                         const Array& bias, const Outputs& out) {
   const Array source = channels_last(y);
-  submit(stream, conv2d_kernels().backward_input,
+  submit(stream, &Conv2dKernels::backward_input,
          arguments(attrs, out[0].view(), weight.view(), source.view()), bias, out);
 }
 
@@ -170,7 +171,7 @@ const Register conv2d_backward_weight_op{{
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const Array x = channels_last(in[0]), dy = channels_last(in[1]);
-          submit(stream, conv2d_kernels().backward_weight,
+          submit(stream, &Conv2dKernels::backward_weight,
                  arguments(attrs, x.view(), out[0].view(), dy.view()), Array{}, out);
         },
 }};
@@ -185,7 +186,7 @@ const Register conv2d_backward_bias_op{{
     .run =
         [](Stream& stream, const Inputs& in, const Attrs&, const Outputs& out) {
           const Array dy = channels_last(in[0]);
-          submit(stream, conv2d_kernels().backward_bias, {.y = dy.view()}, out[0], out);
+          submit(stream, &Conv2dKernels::backward_bias, {.y = dy.view()}, out[0], out);
         },
 }};
 

@@ -1,12 +1,13 @@
-// Copies and fills: contiguous, channels_last, clone, copy_, full, fill_like.
+// Copies and fills: contiguous, channels_last, clone, copy_, to_device, full, fill_like.
 #include "autograd/op.h"
 #include "kernels/layout/layout.h"
+#include "ops/operands.h"
 
 namespace lamina {
 namespace {
 
 void copy(Stream& stream, const Inputs& in, const Attrs&, const Outputs& out) {
-  stream.submit(layout_kernels().copy, CopyArgs{.src = in[0].view(), .dst = out[0].view()});
+  stream.submit(&LayoutKernels::copy, CopyArgs{.src = in[0].view(), .dst = out[0].view()});
 }
 
 // The gradient of a copy is dy, in whatever layout it came.
@@ -59,8 +60,30 @@ const Register copy_into_op{{
         },
     .run =
         [](Stream& stream, const Inputs& in, const Attrs&, const Outputs&) {
-          stream.submit(layout_kernels().copy, CopyArgs{.src = in[1].view(), .dst = in[0].view()});
+          stream.submit(&LayoutKernels::copy, CopyArgs{.src = in[1].view(), .dst = in[0].view()});
         },
+}};
+
+// The same elements in the memory of another device, in the same order; x itself if it is there already.
+const Register to_device_op{{
+    .schema = "to_device(x, *, device: str = 'cpu') -> y",
+    .infer =
+        [](const Inputs& in, const Attrs& attrs, Inference& out) {
+          out.device = parse_device(attrs.string("device"));
+          if (out.device == in[0].device())
+            out.alias(in[0].view());
+          else
+            out.add(Spec::like(in[0].view(), in[0].dtype()));
+        },
+    .run =
+        [](Stream& stream, const Inputs& in, const Attrs&, const Outputs& out) {
+          const Array x = in_order(stream, in[0], out[0].view()), &y = out[0];
+          Stream& mover = x.device().is_cpu() ? current_stream(y.device()) : stream;
+          mover.copy(y.view().data, y.device(), x.view().data, x.device(), x.bytes());
+        },
+    .vjp = [](const Saved& s, const Inputs& dy) -> Gradients {
+      return {eval<"to_device">({dy[0]}, {{"device", name_of(s.in[0].device())}})};
+    },
 }};
 
 // The bits of one element with that value, as the fill kernel takes them.
@@ -80,7 +103,7 @@ uint64_t bits_of(double value, Dtype dtype) {
 
 void fill(Stream& stream, const Inputs&, const Attrs& attrs, const Outputs& out) {
   const View& y = out[0].view();
-  stream.submit(layout_kernels().fill, FillArgs{.dst = y, .bits = bits_of(attrs.real("value"), y.dtype)});
+  stream.submit(&LayoutKernels::fill, FillArgs{.dst = y, .bits = bits_of(attrs.real("value"), y.dtype)});
 }
 
 const Register full_op{{

@@ -57,8 +57,8 @@ double parameter(const Attr& attr) {
   return text ? *text == "tanh" : std::get<double>(attr);
 }
 
-void submit(Stream& stream, void (*kernel)(const ElementwiseArgs&), int op, const Inputs& in, size_t first,
-            const Attrs& attrs, size_t attr_count, const Outputs& out) {
+void submit(Stream& stream, void (*ElementwiseKernels::*kernel)(const ElementwiseArgs&), int op,
+            const Inputs& in, size_t first, const Attrs& attrs, size_t attr_count, const Outputs& out) {
   ElementwiseArgs args{.op = op, .compute = compute_dtype(in[first].dtype()), .x = {}, .y = out[0].view()};
   for (size_t i = 0; i < in.size(); ++i) args.x[i] = in[i].view();
   for (size_t i = 0; i < attr_count; ++i) args.p[i] = parameter(attrs.at(i));
@@ -93,10 +93,10 @@ struct UnaryRecord {
     infer_elementwise(name, row.takes, row.gives, in, 0, out);
   }
   static void run(Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
-    submit(stream, elementwise_kernels().unary, i, in, 0, attrs, count_attrs(row.attributes), out);
+    submit(stream, &ElementwiseKernels::unary, i, in, 0, attrs, count_attrs(row.attributes), out);
   }
   static void run_backward(Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
-    submit(stream, elementwise_kernels().unary_backward, i, in, 0, attrs, count_attrs(row.attributes), out);
+    submit(stream, &ElementwiseKernels::unary_backward, i, in, 0, attrs, count_attrs(row.attributes), out);
   }
   static Gradients vjp(const Saved& s, const Inputs& dy) {
     static const Op& backward = find_op(std::string(name) + "_backward");
@@ -129,7 +129,7 @@ struct BinaryRecord {
     infer_elementwise(row.name, row.takes, row.gives, in, is_masked() ? 1 : 0, out);
   }
   static void run(Stream& stream, const Inputs& in, const Attrs&, const Outputs& out) {
-    submit(stream, elementwise_kernels().binary, i, in, is_masked() ? 1 : 0, {}, 0, out);
+    submit(stream, &ElementwiseKernels::binary, i, in, is_masked() ? 1 : 0, {}, 0, out);
   }
   static constexpr bool is_masked() {
     return row.name == "where_backward_a" || row.name == "where_backward_b";
@@ -153,7 +153,7 @@ struct TernaryRecord {
     infer_elementwise(row.name, row.takes, row.gives, in, first, out);
   }
   static void run(Stream& stream, const Inputs& in, const Attrs&, const Outputs& out) {
-    submit(stream, elementwise_kernels().ternary, i, in, first, {}, 0, out);
+    submit(stream, &ElementwiseKernels::ternary, i, in, first, {}, 0, out);
   }
   static void add(std::string_view inputs, std::string_view keeps = "") {
     Register({.schema = keep(std::string(row.name) + "(" + std::string(inputs) + ") -> y"),
@@ -244,7 +244,7 @@ const Register cast_op{{
     .run =
         [](Stream& stream, const Inputs& in, const Attrs&, const Outputs& out) {
           stream.submit(
-              elementwise_kernels().cast,
+              &ElementwiseKernels::cast,
               ElementwiseArgs{
                   .op = 0, .compute = compute_dtype(in[0].dtype()), .x = {in[0].view()}, .y = out[0].view()});
         },

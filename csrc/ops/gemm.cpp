@@ -44,7 +44,7 @@ View reshaped(const View& x, const Shape& shape) {
   v.data = x.data;
   return v;
 }
-Array reshaped(const Array& x, const Shape& shape) { return Array(reshaped(x.view(), shape), x.storage()); }
+Array reshaped(const Array& x, const Shape& shape) { return x.with_view(reshaped(x.view(), shape)); }
 
 Shape shape_of(const View& v) { return Shape(std::span(v.shape, size_t(v.ndim))); }
 
@@ -70,14 +70,14 @@ Array joined(const Array& x, int first, int count) {
   };
   bool is_in_step;
   const View view = join(x.view(), &is_in_step);
-  if (is_in_step || x.size() == 0) return Array(view, x.storage());
+  if (is_in_step || x.size() == 0) return x.with_view(view);
   const Array dense = eval<"contiguous">({x});
-  return Array(join(dense.view(), &is_in_step), dense.storage());
+  return dense.with_view(join(dense.view(), &is_in_step));
 }
 
 // (..., N) as (rows, N).
 Array as_rows(const Array& x) {
-  return x.ndim() == 1 ? Array(with_axis(x.view(), 0), x.storage()) : joined(x, 0, x.ndim() - 1);
+  return x.ndim() == 1 ? x.with_view(with_axis(x.view(), 0)) : joined(x, 0, x.ndim() - 1);
 }
 
 // --- operands of a product ---------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ Array arranged(const Array& x, const View& v, std::span<const int> kept, std::sp
   };
   for (int axis : kept) append(axis);
   for (int axis : rest) append(axis);
-  return joined(Array(out, x.storage()), int(kept.size()), int(rest.size()));
+  return joined(x.with_view(out), int(kept.size()), int(rest.size()));
 }
 
 // The gradient of an operand: out[kept, i, j] = alpha * sum over (broadcast, s) of p[kept, broadcast, i, s] *
@@ -215,7 +215,7 @@ void infer_matmul(const Inputs& in, const Attrs& attrs, Inference& out) {
 void run_matmul(Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
   const Shape product =
       product_shape("matmul", in[0], in[1], attrs.boolean("transpose_a"), attrs.boolean("transpose_b"));
-  stream.submit(gemm_kernels().gemm, product_args(in[0], in[1], attrs, out[0], product));
+  stream.submit(&GemmKernels::gemm, product_args(in[0], in[1], attrs, out[0], product));
 }
 
 Gradients matmul_vjp(const Saved& s, const Inputs& dy) {
@@ -262,7 +262,7 @@ void run_gemm(Stream& stream, const Inputs& in, const Attrs& attrs, const Output
     args.c = expanded(in[2].view(), product);
     args.beta = attrs.real("beta");
   }
-  stream.submit(gemm_kernels().gemm, args);
+  stream.submit(&GemmKernels::gemm, args);
 }
 
 // beta * dy, summed over the axes along which c was broadcast: a product with a column of ones. Where there are none,
@@ -281,7 +281,7 @@ Array gradient_of_c(const Array& c, const Array& dy, double beta) {
     (axis >= 0 && c.dim(axis) == dy.dim(i) ? kept : summed).push_back(i);
   }
   Array x = arranged(dy, dy.view(), kept, summed);
-  if (x.ndim() == 1) x = Array(with_axis(x.view(), 0), x.storage());
+  if (x.ndim() == 1) x = x.with_view(with_axis(x.view(), 0));
   const int64_t n = x.dim(x.ndim() - 1);
   const Array one = eval<"full">({}, {{"value", 1.0}, {"dtype", dy.dtype()}});
   const Array ones(expanded(one.view(), Shape{n, 1}), one.storage());
@@ -356,7 +356,7 @@ void run_linear(Stream& stream, const Inputs& in, const Attrs& attrs, const Outp
   if (in[2]) args.bias = expanded(in[2].view(), product);
   if (in[3]) args.residual = expanded(in[3].view(), product);
   if (out[1].size() > 0) args.pre = reshaped(out[1].view(), product);
-  stream.submit(gemm_kernels().gemm, args);
+  stream.submit(&GemmKernels::gemm, args);
 }
 
 Gradients linear_vjp(const Saved& s, const Inputs& dy) {
@@ -411,7 +411,7 @@ const Register linear_backward_epilogue{{
             args.g = out[0].view();
           }
           if (attrs.boolean("sums")) args.dbias = out[1].view();
-          stream.submit(gemm_kernels().epilogue_backward, args);
+          stream.submit(&GemmKernels::epilogue_backward, args);
         },
 }};
 

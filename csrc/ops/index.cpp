@@ -16,7 +16,7 @@ void check_index(std::string_view op, const Array& index, int64_t n) {
   check<TypeError>(v.dtype == Dtype::int64 || v.dtype == Dtype::int32, op, "index is ", v.dtype,
                    "; expected int64 or int32");
   check(n > 0 || v.size() == 0, op, "index is ", v, ", into an axis of extent 0; expected no index");
-  if (current_stream().is_recording()) return;
+  if (Stream::is_recording() || !index.device().is_cpu()) return;
   const auto scan = [&](const auto* data) {
     const int64_t size = v.size();
     const bool is_contiguous = v.is_contiguous();
@@ -65,9 +65,9 @@ const Register index_select_op{{
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const Array x = contiguous(in[0]), index = contiguous(in[1]);
           const int axis = axis_of("index_select", attrs.integer("dim"), x.view());
-          stream.submit(index_kernels().select, SelectArgs{.x = seen_as_rows(x, axis, 1),
-                                                           .index = index.view(),
-                                                           .y = seen_as_rows(out[0], axis, index.ndim())});
+          stream.submit(&IndexKernels::select, SelectArgs{.x = seen_as_rows(x, axis, 1),
+                                                          .index = index.view(),
+                                                          .y = seen_as_rows(out[0], axis, index.ndim())});
         },
     .vjp = [](const Saved& s, const Inputs& dy) -> Gradients {
       const int axis = axis_of("index_select", s.attrs.integer("dim"), s.in[0].view());
@@ -93,7 +93,7 @@ const Register index_select_backward_op{{
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const Array dy = contiguous(in[0]), index = contiguous(in[1]);
           const int axis = int(attrs.integer("dim"));
-          stream.submit(index_kernels().select_backward,
+          stream.submit(&IndexKernels::select_backward,
                         SelectBackwardArgs{.dy = seen_as_rows(dy, axis, index.ndim()),
                                            .index = index.view(),
                                            .dx = seen_as_rows(out[0], axis, 1),
@@ -119,7 +119,7 @@ const Register gather_op{{
           const Array index = contiguous(in[1]);
           const int axis = axis_of("gather", attrs.integer("dim"), in[0].view());
           stream.submit(
-              index_kernels().gather,
+              &IndexKernels::gather,
               GatherArgs{.x = in[0].view(), .index = index.view(), .y = out[0].view(), .axis = axis});
         },
     .vjp = [](const Saved& s, const Inputs& dy) -> Gradients {
@@ -144,11 +144,11 @@ const Register gather_backward_op{{
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const Array dy = contiguous(in[0]), index = contiguous(in[1]);
-          stream.submit(index_kernels().gather_backward, GatherBackwardArgs{.dy = dy.view(),
-                                                                            .index = index.view(),
-                                                                            .dx = out[0].view(),
-                                                                            .axis = int(attrs.integer("dim")),
-                                                                            .workspace = out.workspace});
+          stream.submit(&IndexKernels::gather_backward, GatherBackwardArgs{.dy = dy.view(),
+                                                                           .index = index.view(),
+                                                                           .dx = out[0].view(),
+                                                                           .axis = int(attrs.integer("dim")),
+                                                                           .workspace = out.workspace});
         },
 }};
 
@@ -171,7 +171,7 @@ const Register one_hot_op{{
           View y = seen_as_rows(out[0], 0, index.ndim());  // (1, M, N)
           y = Spec{y.dtype, {y.shape[1], y.shape[2]}}.view();
           y.data = out[0].view().data;
-          stream.submit(index_kernels().one_hot, OneHotArgs{.index = index.view(), .y = y});
+          stream.submit(&IndexKernels::one_hot, OneHotArgs{.index = index.view(), .y = y});
         },
 }};
 

@@ -18,11 +18,11 @@ int axis_of(std::string_view op, int64_t dim, const View& x) {
 }
 
 void submit_copy(Stream& stream, const View& src, const View& dst) {
-  if (dst.size() > 0) stream.submit(layout_kernels().copy, CopyArgs{.src = src, .dst = dst});
+  if (dst.size() > 0) stream.submit(&LayoutKernels::copy, CopyArgs{.src = src, .dst = dst});
 }
 
 void submit_zeros(Stream& stream, const View& dst) {
-  if (dst.size() > 0) stream.submit(layout_kernels().fill, FillArgs{.dst = dst, .bits = 0});
+  if (dst.size() > 0) stream.submit(&LayoutKernels::fill, FillArgs{.dst = dst, .bits = 0});
 }
 
 // The part of v that begins at `start` along an axis and has n elements `step` apart. Only the source of a copy may
@@ -395,7 +395,7 @@ void pad_block(Stream& stream, const View& x, const View& y, const Attrs& attrs)
   const Ints& padding = attrs.ints("padding");
   const PadMode mode = pad_mode(attrs.string("mode"));
   if (mode == PadMode::constant && !padding.empty())
-    stream.submit(layout_kernels().fill, FillArgs{.dst = y, .bits = bits_of(attrs.real("value"), y.dtype)});
+    stream.submit(&LayoutKernels::fill, FillArgs{.dst = y, .bits = bits_of(attrs.real("value"), y.dtype)});
   View middle = y;
   for (int i = 0; i < x.ndim; ++i) middle = part(middle, i, margin_of(padding, i, x.ndim).before, x.shape[i]);
   submit_copy(stream, x, middle);
@@ -464,7 +464,7 @@ const Register pad_backward_op{{
             v.data = a.view().data;
             return v;
           };
-          stream.submit(pad_kernels().backward,
+          stream.submit(&PadKernels::backward,
                         PadBackwardArgs{.dy = planes(dense),
                                         .dx = planes(out[0]),
                                         .top = ndim > 1 ? margin_of(padding, ndim - 2, ndim).before : 0,
@@ -485,7 +485,7 @@ void triangle(Stream& stream, const Array& x, const Array& y, int64_t k, bool is
   args.y = args.x;
   args.x.data = dense.view().data;
   args.y.data = y.view().data;
-  stream.submit(layout_kernels().triangle, args);
+  stream.submit(&LayoutKernels::triangle, args);
 }
 
 void triangle_infer(std::string_view op, const Inputs& in, Inference& out) {
@@ -526,7 +526,7 @@ const Register progression_op{{
     .run =
         [](Stream& stream, const Inputs&, const Attrs& attrs, const Outputs& out) {
           stream.submit(
-              layout_kernels().range,
+              &LayoutKernels::range,
               RangeArgs{.y = out[0].view(), .start = attrs.real("start"), .step = attrs.real("step")});
         },
 }};

@@ -73,7 +73,7 @@ void check_class_loss(const Array& x, const Array& target, const Array& weight, 
                    target.dtype(), "; expected int64 or int32");
   check(target.shape() == without_classes(x), op, "target is ", target.view(), " but x is ", x.view(),
         "; expected ", without_classes(x));
-  if (current_stream().is_recording()) return;
+  if (Stream::is_recording() || !target.device().is_cpu()) return;
   const int64_t ignore_index = attrs.integer("ignore_index");
   if (target.dtype() == Dtype::int64)
     check_labels<int64_t>(target, C, ignore_index, op);
@@ -129,7 +129,7 @@ const Register cross_entropy_op{{
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const ClassOperands o = class_operands(in[0], in[1], in[2], attrs, attrs.real("label_smoothing"));
           const Array logits = in_order(in[0], o.axis);
-          stream.submit(class_loss_kernels().cross_entropy,
+          stream.submit(&ClassLossKernels::cross_entropy,
                         CrossEntropyArgs{.to = o.to,
                                          .logits = logits.view(),
                                          .loss = out[0].view(),
@@ -161,7 +161,7 @@ const Register cross_entropy_backward_op{{
           const ClassOperands o = class_operands(in[1], in[2], in[5], attrs, attrs.real("label_smoothing"));
           const Array dloss = contiguous(in[0]), logits = in_order(in[1], o.axis);
           const bool for_target = attrs.boolean("for_target");
-          stream.submit(class_loss_kernels().cross_entropy_backward,
+          stream.submit(&ClassLossKernels::cross_entropy_backward,
                         CrossEntropyBackwardArgs{.to = o.to,
                                                  .logits = logits.view(),
                                                  .stats = in[3].view(),
@@ -187,11 +187,11 @@ const Register nll_loss_op{{
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const ClassOperands o = class_operands(in[0], in[1], in[2], attrs, 0);
           const Array x = in_order(in[0], o.axis);
-          stream.submit(class_loss_kernels().nll, NllArgs{.to = o.to,
-                                                          .x = x.view(),
-                                                          .loss = out[0].view(),
-                                                          .total = out[1].view(),
-                                                          .partial = static_cast<double*>(out.workspace)});
+          stream.submit(&ClassLossKernels::nll, NllArgs{.to = o.to,
+                                                        .x = x.view(),
+                                                        .loss = out[0].view(),
+                                                        .total = out[1].view(),
+                                                        .partial = static_cast<double*>(out.workspace)});
         },
     .vjp =
         [](const Saved& s, const Inputs& dy) {
@@ -213,7 +213,7 @@ const Register nll_loss_backward_op{{
           const ClassOperands o = class_operands(in[1], in[2], in[4], attrs, 0);
           const Array dloss = contiguous(in[0]);
           stream.submit(
-              class_loss_kernels().nll_backward,
+              &ClassLossKernels::nll_backward,
               NllBackwardArgs{.to = o.to, .total = in[3].view(), .dloss = dloss.view(), .dx = out[0].view()});
         },
 }};
@@ -230,7 +230,7 @@ Array weights_like(Stream& stream, const Array& weight, const Array& x) {
   if (!weight) return {};
   View seen;
   broadcast(weight.view(), x.shape(), &seen);
-  return in_order(stream, Array(seen, weight.storage()), pointwise_order(x));
+  return in_order(stream, weight.with_view(seen), pointwise_order(x));
 }
 
 template <PointwiseLoss kind>
@@ -264,7 +264,7 @@ void run_pointwise(Stream& stream, const Inputs& in, const Attrs& attrs, const O
   const Array x = in_order(stream, in[0], order), target = in_order(stream, in[1], order);
   const Array weight = in.size() > 2 ? weights_like(stream, in[2], in[0]) : Array{};
   const Array pos_weight = in.size() > 3 ? weights_like(stream, in[3], in[0]) : Array{};
-  stream.submit(pointwise_loss_kernels().forward,
+  stream.submit(&PointwiseLossKernels::forward,
                 PointwiseLossArgs{.kind = kind,
                                   .reduction = reduction_of(attrs, "loss"),
                                   .x = x.view(),
@@ -326,7 +326,7 @@ const Register pointwise_loss_backward_op{{
                       pos_weight = weights_like(stream, in[4], in[1]);
           const Array dloss = reduction == Reduction::none ? in_order(stream, in[0], order) : in[0];
           const bool for_target = attrs.boolean("for_target");
-          stream.submit(pointwise_loss_kernels().backward,
+          stream.submit(&PointwiseLossKernels::backward,
                         PointwiseLossBackwardArgs{.kind = PointwiseLoss(attrs.integer("kind")),
                                                   .reduction = reduction,
                                                   .x = x.view(),

@@ -105,7 +105,7 @@ Dtype compute_dtype(Dtype t) { return t == Dtype::float64 ? t : Dtype::float32; 
 // A tape that is open may ask for gradients: then the forward pass fills a reserve.
 Spec reserve_spec(const LstmSize& z, int directions) {
   const int64_t rows = Tape::current() ? directions * z.T * z.B : 0;
-  return {compute_dtype(z.dtype), {rows, lstm_kernels().reserve_columns(z)}};
+  return {compute_dtype(z.dtype), {rows, current_kernels<LstmKernels>().reserve_columns(z)}};
 }
 
 View reserve_of(const View& v, int d, const LstmSize& z) {
@@ -141,7 +141,7 @@ void infer_cell(const Inputs& in, const Attrs&, Inference& out) {
   out.add({x.dtype(), state});
   out.add({x.dtype(), state});
   out.add(reserve_spec(z, 1));
-  out.workspace = lstm_kernels().forward_workspace(z);
+  out.workspace = current_kernels<LstmKernels>().forward_workspace(z);
 }
 
 void run_cell(Stream& stream, const Inputs& in, const Attrs&, const Outputs& out) {
@@ -155,7 +155,7 @@ void run_cell(Stream& stream, const Inputs& in, const Attrs&, const Outputs& out
   args.h_n = result_of(out[0]), args.c_n = result_of(out[1]);
   args.reserve = result_of(out[2]);
   args.workspace = out.workspace;
-  stream.submit(lstm_kernels().forward, args);
+  stream.submit(&LstmKernels::forward, args);
 }
 
 Gradients vjp_cell(const Saved& s, const Inputs& dy) {
@@ -185,7 +185,7 @@ const Register cell_backward{{
           out.add({z.dtype, {4 * z.H, z.I}});
           out.add({z.dtype, {4 * z.H, z.H}});
           out.add({z.dtype, {4 * z.H}});
-          out.workspace = lstm_kernels().backward_workspace(z);
+          out.workspace = current_kernels<LstmKernels>().backward_workspace(z);
         },
     .run =
         [](Stream& stream, const Inputs& in, const Attrs&, const Outputs& out) {
@@ -200,7 +200,7 @@ const Register cell_backward{{
           args.dh0 = result_of(out[1]), args.dc0 = result_of(out[2]);
           args.dw_ih = result_of(out[3]), args.dw_hh = result_of(out[4]), args.db = result_of(out[5]);
           args.workspace = out.workspace;
-          stream.submit(lstm_kernels().backward, args);
+          stream.submit(&LstmKernels::backward, args);
         },
 }};
 
@@ -260,7 +260,7 @@ void infer_layer(const Inputs& in, const Attrs& attrs, Inference& out) {
   out.add({z.dtype, state});
   out.add({z.dtype, state});
   out.add(reserve_spec(z, directions));
-  out.workspace = lstm_kernels().forward_workspace(z);
+  out.workspace = current_kernels<LstmKernels>().forward_workspace(z);
 }
 
 void run_layer(Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
@@ -280,7 +280,7 @@ void run_layer(Stream& stream, const Inputs& in, const Attrs& attrs, const Outpu
     args.h_n = state_of(result_of(out[1]), d), args.c_n = state_of(result_of(out[2]), d);
     args.reserve = reserve_of(result_of(out[3]), d, z);
     args.workspace = out.workspace;
-    stream.submit(lstm_kernels().forward, args);
+    stream.submit(&LstmKernels::forward, args);
   }
 }
 
@@ -331,7 +331,7 @@ const Register layer_backward{{
             out.add({z.dtype, {rows, z.H}});
             out.add({z.dtype, {rows}});
           }
-          out.workspace = lstm_kernels().backward_workspace(z);
+          out.workspace = current_kernels<LstmKernels>().backward_workspace(z);
         },
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
@@ -355,7 +355,7 @@ const Register layer_backward{{
             args.dw_ih = result_of(out[3 + 3 * d]), args.dw_hh = result_of(out[4 + 3 * d]);
             args.db = result_of(out[5 + 3 * d]);
             args.workspace = out.workspace;
-            stream.submit(lstm_kernels().backward, args);
+            stream.submit(&LstmKernels::backward, args);
           }
         },
 }};

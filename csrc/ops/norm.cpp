@@ -71,7 +71,7 @@ const Register batch_norm_op{{
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const Array x = dense(in[0], prefers_channels_last(in[0].view()));
           const bool is_cumulative = attrs.is_none("momentum");
-          stream.submit(norm_kernels().batch_norm,
+          stream.submit(&NormKernels::batch_norm,
                         BatchNormArgs{.x = x.view(),
                                       .weight = view_of(in[3]),
                                       .bias = view_of(in[4]),
@@ -113,7 +113,7 @@ const Register batch_norm_backward_op{{
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const bool is_channels_last = prefers_channels_last(in[1].view());
           const Array dy = dense(in[0], is_channels_last), x = dense(in[1], is_channels_last);
-          stream.submit(norm_kernels().batch_norm_backward,
+          stream.submit(&NormKernels::batch_norm_backward,
                         BatchNormBackwardArgs{.dy = dy.view(),
                                               .x = x.view(),
                                               .weight = view_of(in[2]),

@@ -23,7 +23,7 @@ inline Array in_order(Stream& stream, const Array& x, const View& order) {
   View view = order;
   view.dtype = x.dtype();
   const Array copy(view);
-  stream.submit(layout_kernels().copy, CopyArgs{.src = x.view(), .dst = copy.view()});
+  stream.submit(&LayoutKernels::copy, CopyArgs{.src = x.view(), .dst = copy.view()});
   return copy;
 }
 

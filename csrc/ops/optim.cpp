@@ -143,17 +143,17 @@ const Register adam_op{{
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const Table table = make_table(stream, adam_groups_of(in, attrs));
-          stream.submit(optim_kernels().adam, AdamArgs{.table = table.in_device_memory,
-                                                       .lr = in[0].view(),
-                                                       .scale = view_or_none(in[1]),
-                                                       .coefficients = static_cast<double*>(out.workspace),
-                                                       .beta1 = attrs.real("beta1"),
-                                                       .beta2 = attrs.real("beta2"),
-                                                       .eps = attrs.real("eps"),
-                                                       .weight_decay = attrs.real("weight_decay"),
-                                                       .is_decoupled = attrs.boolean("decoupled"),
-                                                       .has_amsgrad = attrs.boolean("amsgrad"),
-                                                       .maximize = attrs.boolean("maximize")});
+          stream.submit(&OptimKernels::adam, AdamArgs{.table = table.in_device_memory,
+                                                      .lr = in[0].view(),
+                                                      .scale = view_or_none(in[1]),
+                                                      .coefficients = static_cast<double*>(out.workspace),
+                                                      .beta1 = attrs.real("beta1"),
+                                                      .beta2 = attrs.real("beta2"),
+                                                      .eps = attrs.real("eps"),
+                                                      .weight_decay = attrs.real("weight_decay"),
+                                                      .is_decoupled = attrs.boolean("decoupled"),
+                                                      .has_amsgrad = attrs.boolean("amsgrad"),
+                                                      .maximize = attrs.boolean("maximize")});
         },
 }};
 
@@ -176,15 +176,15 @@ const Register sgd_op{{
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const Table table = make_table(stream, sgd_groups_of(in, attrs));
-          stream.submit(optim_kernels().sgd, SgdArgs{.table = table.in_device_memory,
-                                                     .lr = in[0].view(),
-                                                     .scale = view_or_none(in[1]),
-                                                     .coefficients = static_cast<double*>(out.workspace),
-                                                     .momentum = attrs.real("momentum"),
-                                                     .dampening = attrs.real("dampening"),
-                                                     .weight_decay = attrs.real("weight_decay"),
-                                                     .is_nesterov = attrs.boolean("nesterov"),
-                                                     .maximize = attrs.boolean("maximize")});
+          stream.submit(&OptimKernels::sgd, SgdArgs{.table = table.in_device_memory,
+                                                    .lr = in[0].view(),
+                                                    .scale = view_or_none(in[1]),
+                                                    .coefficients = static_cast<double*>(out.workspace),
+                                                    .momentum = attrs.real("momentum"),
+                                                    .dampening = attrs.real("dampening"),
+                                                    .weight_decay = attrs.real("weight_decay"),
+                                                    .is_nesterov = attrs.boolean("nesterov"),
+                                                    .maximize = attrs.boolean("maximize")});
         },
 }};
 
@@ -222,7 +222,7 @@ void run_norm(Stream& stream, const Inputs& in, const Attrs& attrs, const Output
     elements += rows[i].n;
   }
   const void* table = stream.upload(rows.data(), int64_t(rows.size() * sizeof(OptimTensor)));
-  stream.submit(optim_kernels().grad_norm,
+  stream.submit(&OptimKernels::grad_norm,
                 GradNormArgs{.table = {static_cast<const OptimTensor*>(table), int64_t(in.size()), elements},
                              .order = order == 1   ? NormOrder::one
                                       : order == 2 ? NormOrder::two
@@ -234,7 +234,7 @@ void run_norm(Stream& stream, const Inputs& in, const Attrs& attrs, const Output
                              .clip = out[1].view()});
   for (size_t i = 0; i < in.size() && clip_in_place; ++i)
     if (dense[i].storage().get() != in[i].storage().get())
-      stream.submit(layout_kernels().copy, CopyArgs{.src = dense[i].view(), .dst = in[i].view()});
+      stream.submit(&LayoutKernels::copy, CopyArgs{.src = dense[i].view(), .dst = in[i].view()});
 }
 
 const Register clip_grad_norm_op{{

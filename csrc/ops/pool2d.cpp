@@ -135,16 +135,16 @@ void run_max(Stream& stream, const Axes& axes, const Inputs& in, const Outputs& 
   const bool is_channels_last = prefers_channels_last(in[0].view());
   const Array x = dense(in[0], is_channels_last);
   const View taps = out[1].ndim() == 4 ? out[1].view() : View{};
-  stream.submit(pool2d_kernels().max, Pool2dArgs{.x = x.view(),
-                                                 .y = out[0].view(),
-                                                 .taps = taps,
-                                                 .h = axes.h,
-                                                 .w = axes.w,
-                                                 .is_channels_last = is_channels_last,
-                                                 .count_include_pad = false,
-                                                 .divisor = 0});
+  stream.submit(&Pool2dKernels::max, Pool2dArgs{.x = x.view(),
+                                                .y = out[0].view(),
+                                                .taps = taps,
+                                                .h = axes.h,
+                                                .w = axes.w,
+                                                .is_channels_last = is_channels_last,
+                                                .count_include_pad = false,
+                                                .divisor = 0});
   if (out[2].ndim() == 4)
-    stream.submit(pool2d_kernels().max_indices,
+    stream.submit(&Pool2dKernels::max_indices,
                   Pool2dIndicesArgs{taps, out[2].view(), axes.h, axes.w, is_channels_last});
 }
 
@@ -217,15 +217,14 @@ const Register max_pool2d_backward_op{{
           const bool is_channels_last = attrs.boolean("channels_last");
           const Axes axes = backward_windows(in[0].view(), attrs, true);
           const Array dy = dense(in[0], is_channels_last);
-          stream.submit(pool2d_kernels().max_backward,
-                        Pool2dBackwardArgs{.dy = dy.view(),
-                                           .taps = in[1].view(),
-                                           .dx = out[0].view(),
-                                           .h = axes.h,
-                                           .w = axes.w,
-                                           .is_channels_last = is_channels_last,
-                                           .count_include_pad = false,
-                                           .divisor = 0});
+          stream.submit(&Pool2dKernels::max_backward, Pool2dBackwardArgs{.dy = dy.view(),
+                                                                         .taps = in[1].view(),
+                                                                         .dx = out[0].view(),
+                                                                         .h = axes.h,
+                                                                         .w = axes.w,
+                                                                         .is_channels_last = is_channels_last,
+                                                                         .count_include_pad = false,
+                                                                         .divisor = 0});
         },
 }};
 
@@ -240,14 +239,14 @@ void run_average(Stream& stream, const Axes& axes, const Inputs& in, const Outpu
                  bool count_include_pad, int64_t divisor) {
   const bool is_channels_last = prefers_channels_last(in[0].view());
   const Array x = dense(in[0], is_channels_last);
-  stream.submit(pool2d_kernels().average, Pool2dArgs{.x = x.view(),
-                                                     .y = out[0].view(),
-                                                     .taps = {},
-                                                     .h = axes.h,
-                                                     .w = axes.w,
-                                                     .is_channels_last = is_channels_last,
-                                                     .count_include_pad = count_include_pad,
-                                                     .divisor = divisor});
+  stream.submit(&Pool2dKernels::average, Pool2dArgs{.x = x.view(),
+                                                    .y = out[0].view(),
+                                                    .taps = {},
+                                                    .h = axes.h,
+                                                    .w = axes.w,
+                                                    .is_channels_last = is_channels_last,
+                                                    .count_include_pad = count_include_pad,
+                                                    .divisor = divisor});
 }
 
 // 0: divide by the number of elements.
@@ -307,7 +306,7 @@ const Register avg_pool2d_backward_op{{
           const bool is_channels_last = attrs.boolean("channels_last");
           const Axes axes = backward_windows(in[0].view(), attrs, false);
           const Array dy = dense(in[0], is_channels_last);
-          stream.submit(pool2d_kernels().average_backward,
+          stream.submit(&Pool2dKernels::average_backward,
                         Pool2dBackwardArgs{.dy = dy.view(),
                                            .taps = {},
                                            .dx = out[0].view(),

@@ -32,7 +32,7 @@ void add_shape(std::string_view op, const Attrs& attrs, Inference& out) {
 
 // Moves the state past what n elements of `words` words used; `before` receives the state as it was.
 void advance(Stream& stream, const Array& state, int64_t tiles, const View& before = {}) {
-  stream.submit(random_kernels().advance,
+  stream.submit(&RandomKernels::advance,
                 AdvanceArgs{.state = state.view(), .before = before, .tiles = tiles});
 }
 int64_t words_of(const Array& y) { return y.dtype() == Dtype::float64 ? 2 : 1; }
@@ -51,10 +51,10 @@ const Register uniform_op{{
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const Array& y = out[0];
-          stream.submit(random_kernels().uniform, UniformArgs{.y = y.view(),
-                                                              .state = in[0].view(),
-                                                              .low = attrs.real("low"),
-                                                              .high = attrs.real("high")});
+          stream.submit(&RandomKernels::uniform, UniformArgs{.y = y.view(),
+                                                             .state = in[0].view(),
+                                                             .low = attrs.real("low"),
+                                                             .high = attrs.real("high")});
           advance(stream, in[0], random_tiles(y.size(), words_of(y)));
         },
 }};
@@ -72,10 +72,10 @@ const Register normal_op{{
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const Array& y = out[0];
-          stream.submit(random_kernels().normal, NormalArgs{.y = y.view(),
-                                                            .state = in[0].view(),
-                                                            .mean = attrs.real("mean"),
-                                                            .std = attrs.real("std")});
+          stream.submit(&RandomKernels::normal, NormalArgs{.y = y.view(),
+                                                           .state = in[0].view(),
+                                                           .mean = attrs.real("mean"),
+                                                           .std = attrs.real("std")});
           advance(stream, in[0], random_tiles(y.size(), words_of(y)));
         },
 }};
@@ -99,10 +99,10 @@ const Register randint_op{{
         },
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
-          stream.submit(random_kernels().randint, RandintArgs{.y = out[0].view(),
-                                                              .state = in[0].view(),
-                                                              .low = attrs.integer("low"),
-                                                              .high = attrs.integer("high")});
+          stream.submit(&RandomKernels::randint, RandintArgs{.y = out[0].view(),
+                                                             .state = in[0].view(),
+                                                             .low = attrs.integer("low"),
+                                                             .high = attrs.integer("high")});
           advance(stream, in[0], random_tiles(out[0].size(), 2));
         },
 }};
@@ -118,7 +118,7 @@ const Register bernoulli_op{{
     .run =
         [](Stream& stream, const Inputs& in, const Attrs&, const Outputs& out) {
           const Array p = contiguous(in[0]);
-          stream.submit(random_kernels().bernoulli,
+          stream.submit(&RandomKernels::bernoulli,
                         BernoulliArgs{.p = p.view(), .y = out[0].view(), .state = in[1].view()});
           advance(stream, in[1], random_tiles(p.size(), 1));
         },
@@ -134,7 +134,7 @@ const Register randperm_op{{
         },
     .run =
         [](Stream& stream, const Inputs& in, const Attrs&, const Outputs& out) {
-          stream.submit(random_kernels().randperm, RandpermArgs{.y = out[0].view(), .state = in[0].view()});
+          stream.submit(&RandomKernels::randperm, RandpermArgs{.y = out[0].view(), .state = in[0].view()});
           advance(stream, in[0], random_tiles(out[0].size(), 2));
         },
 }};
@@ -145,8 +145,8 @@ const Register randperm_op{{
 void apply_mask(Stream& stream, const View& x, const View& y, const View& pair, double p) {
   bool is_same_order = true;
   for (int i = 0; i < y.ndim; ++i) is_same_order &= y.shape[i] == 1 || x.strides[i] == y.strides[i];
-  if (!is_same_order) stream.submit(layout_kernels().copy, CopyArgs{.src = x, .dst = y});
-  stream.submit(dropout_kernels().apply,
+  if (!is_same_order) stream.submit(&LayoutKernels::copy, CopyArgs{.src = x, .dst = y});
+  stream.submit(&DropoutKernels::apply,
                 DropoutArgs{.x = is_same_order ? x : y, .y = y, .pair = pair, .p = p});
 }
 

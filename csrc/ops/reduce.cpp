@@ -68,14 +68,14 @@ View with_axes(const View& y, int ndim, const Axes& axes) {
 }
 
 Array keep_axes(const Array& y, int ndim, const Axes& axes) {
-  return Array(with_axes(y.view(), ndim, axes), y.storage());
+  return y.with_view(with_axes(y.view(), ndim, axes));
 }
 
 // y repeated along the reduced axes, to the shape of x: a view with stride 0.
 Array repeat(const Array& y, const Array& x, const Axes& axes) {
   View v = with_axes(y.view(), x.ndim(), axes);
   std::copy_n(x.view().shape, x.ndim(), v.shape);
-  return Array(v, y.storage());
+  return y.with_view(v);
 }
 
 Array scalar(double value, Dtype dtype) { return eval<"full">({}, {{"value", value}, {"dtype", dtype}}); }
@@ -104,7 +104,7 @@ struct Record {
   }
   static void run(Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
     const double ddof = op == Reduction::variance ? double(attrs.integer("correction")) : 0;
-    stream.submit(reduce_kernels().reduce,
+    stream.submit(&ReduceKernels::reduce,
                   ReduceArgs{.op = op,
                              .x = in[0].view(),
                              .y = with_axes(out[0].view(), in[0].ndim(), axes(in[0], attrs)),
@@ -225,13 +225,13 @@ struct ArgRecord {
           .data = flat.view().data, .dtype = flat.dtype(), .ndim = 1, .shape = {flat.size()}, .strides = {1}};
       args.y =
           View{.data = out[0].view().data, .dtype = Dtype::int64, .ndim = 1, .shape = {1}, .strides = {0}};
-      stream.submit(reduce_kernels().arg_reduce, args);
+      stream.submit(&ReduceKernels::arg_reduce, args);
       return;
     }
     args.axis = int(checked_axis(name, attrs.integer("dim"), in[0]));
     axes.is_reduced[args.axis] = true;
     args.y = with_axes(out[0].view(), in[0].ndim(), axes);
-    stream.submit(reduce_kernels().arg_reduce, args);
+    stream.submit(&ReduceKernels::arg_reduce, args);
   }
 };
 
@@ -253,7 +253,7 @@ const Register cumsum_op{{
         },
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
-          stream.submit(reduce_kernels().cumsum,
+          stream.submit(&ReduceKernels::cumsum,
                         CumsumArgs{.x = in[0].view(),
                                    .y = out[0].view(),
                                    .axis = int(checked_axis("cumsum", attrs.integer("dim"), in[0])),
@@ -290,7 +290,7 @@ const Register sum_to_op{{
             aligned.shape[d] = d < added ? 1 : y.shape[d - added];
             aligned.strides[d] = d < added ? 0 : y.strides[d - added];
           }
-          stream.submit(reduce_kernels().reduce, ReduceArgs{.op = Reduction::sum, .x = x, .y = aligned});
+          stream.submit(&ReduceKernels::reduce, ReduceArgs{.op = Reduction::sum, .x = x, .y = aligned});
         },
     .vjp = [](const Saved& s, const Inputs& dy) -> Gradients {
       return {eval<"expand">({dy[0]},

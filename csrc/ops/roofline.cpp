@@ -16,10 +16,11 @@ double fma_peak(Dtype dtype) {
                      .iterations = iterations};
   for (int i = 0; i < rounds; ++i) {
     const auto start = std::chrono::steady_clock::now();
-    current_stream().submit(roofline_kernels().fma, args);
+    current_stream(Device{}).submit(&RooflineKernels::fma, args);
     const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
     best = std::max(
-        best, double(iterations * roofline_kernels().flop_per_iteration(args.out.dtype)) / seconds.count());
+        best, double(iterations * roofline_kernels(DeviceType::cpu)->flop_per_iteration(args.out.dtype)) /
+                  seconds.count());
   }
   return best;
 }

@@ -25,12 +25,12 @@ template <bool logarithm>
 void run(Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
   const Axis axis = seen_along(in[0].view(), axis_of(in[0], attrs, "softmax"));
   const Array x = in_order(in[0], axis);
-  stream.submit(softmax_kernels().forward, SoftmaxArgs{.x = x.view(),
-                                                       .y = out[0].view(),
-                                                       .outer = axis.O,
-                                                       .C = axis.C,
-                                                       .inner = axis.I,
-                                                       .logarithm = logarithm});
+  stream.submit(&SoftmaxKernels::forward, SoftmaxArgs{.x = x.view(),
+                                                      .y = out[0].view(),
+                                                      .outer = axis.O,
+                                                      .C = axis.C,
+                                                      .inner = axis.I,
+                                                      .logarithm = logarithm});
 }
 
 template <bool logarithm>
@@ -65,7 +65,7 @@ const Register softmax_backward_op{{
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const Axis axis = seen_along(in[0].view(), axis_of(in[0], attrs, "softmax_backward"));
           const Array y = in_order(in[0], axis), dy = in_order(in[1], axis);
-          stream.submit(softmax_kernels().backward,
+          stream.submit(&SoftmaxKernels::backward,
                         SoftmaxBackwardArgs{.y = y.view(),
                                             .dy = dy.view(),
                                             .dx = out[0].view(),

@@ -94,11 +94,12 @@ Tensor from_numpy(py::array a) {
 
 py::object to_numpy(const Tensor& t) {
   check_readable("numpy");
-  const View& v = t.array.view();
+  const Array array = on_host(t.array);
+  const View& v = array.view();
   std::vector<py::ssize_t> shape(v.shape, v.shape + v.ndim), strides;
   for (int i = 0; i < v.ndim; ++i) strides.push_back(py::ssize_t(v.strides[i] * size_of(v.dtype)));
   // The capsule shares the memory with the tensor for as long as NumPy needs it.
-  py::capsule owner(new Array(t.array), [](void* a) { delete static_cast<Array*>(a); });
+  py::capsule owner(new Array(array), [](void* a) { delete static_cast<Array*>(a); });
   static char nothing[16];
   return py::array(py::reinterpret_borrow<py::dtype>(numpy_dtype(v.dtype)), shape, strides,
                    v.data ? v.data : nothing, owner);
@@ -132,6 +133,22 @@ Dtype from_dlpack_dtype(dlpack::DataType d) {
                   " bits is not supported; expected a lamina dtype");
 }
 
+// The simulator's memory is the CPU's, but nobody else would look for it there.
+dlpack::Device dlpack_device(Device device) {
+  check<StateError>(device.type != DeviceType::sim, "__dlpack__",
+                    "the tensor is on sim; expected the CPU or CUDA");
+  return {device.is_cpu() ? dlpack::device_cpu : dlpack::device_cuda, device.index};
+}
+
+Device from_dlpack_device(int type, int index) {
+  check<StateError>(type == dlpack::device_cpu || type == dlpack::device_cuda, "from_dlpack",
+                    "the memory is on DLPack device type ", type, "; expected the CPU or CUDA");
+  return type == dlpack::device_cpu ? Device{} : parse_device(cat("cuda:", index));
+}
+
+// CUDA streams as the array API standard numbers them: 1 and 2 are the legacy and the per-thread default stream.
+void* stream_handle(int64_t number) { return reinterpret_cast<void*>(number); }
+
 struct Exported {
   Array array;
   int64_t shape[max_ndim], strides[max_ndim];
@@ -144,8 +161,9 @@ py::capsule export_as(const Array& array, const char* name) {
   std::copy_n(v.shape, v.ndim, context->shape);
   std::copy_n(v.strides, v.ndim, context->strides);
   auto* managed = new M{};
-  managed->tensor = {v.data,         {dlpack::device_cpu, 0}, v.ndim, dlpack_dtype(v.dtype),
-                     context->shape, context->strides,        0};
+  managed->tensor = {
+      v.data, dlpack_device(array.device()), v.ndim, dlpack_dtype(v.dtype), context->shape, context->strides,
+      0};
   managed->context = context;
   managed->deleter = [](M* self) {
     delete static_cast<Exported*>(self->context);
@@ -166,12 +184,23 @@ py::capsule export_as(const Array& array, const char* name) {
 py::capsule to_dlpack(const Tensor& t, py::object stream, py::object max_version, py::object dl_device,
                       py::object copy) {
   check_readable("__dlpack__");
-  check(stream.is_none(), "__dlpack__", "stream is ", std::string(py::repr(stream)),
-        "; expected None for CPU memory");
-  check(dl_device.is_none() || dl_device.equal(py::make_tuple(dlpack::device_cpu, 0)), "__dlpack__",
-        "dl_device is ", std::string(py::repr(dl_device)), "; expected (1, 0), the CPU");
   Array array = t.array;
-  if (!copy.is_none() && copy.cast<bool>()) array = eval<"clone">({array});
+  const dlpack::Device own = dlpack_device(array.device());
+  check(stream.is_none() || !array.device().is_cpu(), "__dlpack__", "stream is ",
+        std::string(py::repr(stream)), "; expected None for CPU memory");
+  if (!dl_device.is_none() && !dl_device.equal(py::make_tuple(own.type, own.id))) {
+    check(dl_device.equal(py::make_tuple(dlpack::device_cpu, 0)) && (copy.is_none() || copy.cast<bool>()),
+          "__dlpack__", "dl_device is ", std::string(py::repr(dl_device)), " and copy ",
+          std::string(py::repr(copy)), "; expected the tensor's own device, or the CPU with a copy");
+    array = on_host(array);
+  } else if (!copy.is_none() && copy.cast<bool>()) {
+    array = eval<"clone">({array});
+  }
+  // The consumer's stream waits for what was computed so far; -1 asks for no order.
+  const int64_t consumer = stream.is_none() ? 1 : stream.cast<int64_t>();
+  if (!array.device().is_cpu() && consumer != -1)
+    device_library(array.device().type)
+        .wait_for(stream_handle(consumer), current_stream(array.device()).handle());
   if (!max_version.is_none() && max_version.cast<py::tuple>()[0].cast<int>() >= 1)
     return export_as<dlpack::ManagedVersioned>(array, "dltensor_versioned");
   return export_as<dlpack::Managed>(array, "dltensor");
@@ -187,8 +216,6 @@ Tensor import_as(py::capsule capsule, const char* name, const char* used_name) {
           "; expected 1");
     must_copy = managed->flags & dlpack::flag_read_only;
   }
-  check<StateError>(d.device.type == dlpack::device_cpu, "from_dlpack",
-                    "the memory is on DLPack device type ", d.device.type, "; expected the CPU");
   check(d.ndim <= max_ndim, "from_dlpack", "the array has ", d.ndim, " axes; expected at most ", max_ndim);
   View v{.data = static_cast<char*>(d.data) + d.byte_offset,
          .dtype = from_dlpack_dtype(d.dtype),
@@ -204,9 +231,12 @@ Tensor import_as(py::capsule capsule, const char* name, const char* used_name) {
   }
   check(!is_negative, "from_dlpack", "the array has negative strides; expected none (copy it first)");
   PyCapsule_SetName(capsule.ptr(), used_name);
-  Array array(v, make_ref<Storage>(v.data, v.size() * size_of(v.dtype), [managed] {
-                if (managed->deleter) managed->deleter(managed);
-              }));
+  Array array(v,
+              make_ref<Storage>(v.data, v.size() * size_of(v.dtype),
+                                [managed] {
+                                  if (managed->deleter) managed->deleter(managed);
+                                }),
+              from_dlpack_device(d.device.type, d.device.id));
   return tensor_from(must_copy ? eval<"clone">({array}) : array);
 }
 
@@ -214,14 +244,15 @@ Tensor from_dlpack(py::object o) {
   check<TypeError>(py::hasattr(o, "__dlpack__"), "from_dlpack", "a ", Py_TYPE(o.ptr())->tp_name,
                    " has no __dlpack__; expected an array of a framework that has");
   const auto device = o.attr("__dlpack_device__")().cast<py::tuple>();
-  check<StateError>(int(py::int_(device[0])) == dlpack::device_cpu, "from_dlpack",
-                    "the memory is on DLPack device type ", int(py::int_(device[0])), "; expected the CPU");
+  const Device where = from_dlpack_device(int(py::int_(device[0])), int(py::int_(device[1])));
+  py::dict arguments;
+  if (!where.is_cpu()) arguments["stream"] = reinterpret_cast<intptr_t>(current_stream(where).handle());
   py::object capsule;
   try {
-    capsule = o.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
+    capsule = o.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0), **arguments);
   } catch (py::error_already_set& e) {
     if (!e.matches(PyExc_TypeError)) throw;  // a producer older than DLPack 1.0 does not know the keyword
-    capsule = o.attr("__dlpack__")();
+    capsule = o.attr("__dlpack__")(**arguments);
   }
   auto handle = py::reinterpret_borrow<py::capsule>(capsule);
   if (std::string_view(handle.name()) == "dltensor_versioned")

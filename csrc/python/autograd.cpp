@@ -168,12 +168,11 @@ void bind_autograd(py::module_& m) {
   py::class_<Program, Ref<Program>>(m, "Program")
       .def(py::init([] { return make_ref<Program>(); }))
       .def("__len__", &Program::size)
-      .def("begin", [](py::object self) { current_stream().begin_recording(self.cast<Ref<Program>>()); })
-      .def("end", [](Program&) { current_stream().end_recording(); })
+      .def("begin", [](py::object self) { Stream::begin_recording(self.cast<Ref<Program>>()); })
+      .def("end", [](Program&) { Stream::end_recording(); })
       .def("run", &Program::run, py::call_guard<py::gil_scoped_release>())
-      .def_property_readonly("memory_bytes",
-                             [](const Program& p) { return p.arena().stats().peak_bytes_in_use; });
-  m.def("is_recording", [] { return current_stream().is_recording(); });
+      .def_property_readonly("memory_bytes", [](const Program& p) { return p.memory_bytes(); });
+  m.def("is_recording", [] { return Stream::is_recording(); });
 }
 
 }  // namespace lamina::python

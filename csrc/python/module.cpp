@@ -17,12 +17,21 @@ void set_threads(int n) {
   set_num_threads(n);
 }
 
-py::dict memory_stats() {
-  const MemoryStats s = root_arena().stats();
+py::dict memory_stats(const std::string& device) {
+  const Arena& arena = root_arena(parse_device(device));
+  const MemoryStats s = arena.stats();
   return py::dict(py::arg("bytes_in_use") = s.bytes_in_use, py::arg("bytes_cached") = s.bytes_cached,
                   py::arg("peak_bytes_in_use") = s.peak_bytes_in_use, py::arg("allocations") = s.allocations,
                   py::arg("system_allocations") = s.system_allocations,
-                  py::arg("cache_limit") = root_arena().cache_limit());
+                  py::arg("cache_limit") = arena.cache_limit());
+}
+
+// 0 where there is no such device, for whatever reason.
+int device_count(const std::string& type) {
+  if (type == "cpu") return 1;
+  std::string why;
+  DeviceLibrary* library = find_device_library(type == "sim" ? DeviceType::sim : DeviceType::cuda, &why);
+  return library ? library->count() : 0;
 }
 
 py::dict build_info() {
@@ -57,8 +66,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", build_info);
   m.def("get_num_threads", num_threads);
   m.def("set_num_threads", set_threads, py::arg("n"));
-  m.def("memory_stats", memory_stats);
-  m.def("empty_cache", [] { root_arena().empty_cache(); });
+  m.def("memory_stats", memory_stats, py::arg("device") = "cpu");
+  m.def(
+      "empty_cache", [](const std::string& device) { root_arena(parse_device(device)).empty_cache(); },
+      py::arg("device") = "cpu");
   m.def(
       "set_cache_limit",
       [](int64_t bytes) {
@@ -71,5 +82,23 @@ PYBIND11_MODULE(_C, m) {
       py::arg("dtype") = "float32");
   m.def("set_canaries", set_canaries);
   m.def("overwritten_canaries", overwritten_canaries);
+  // The name of the device as tensors report it: 'cuda' is 'cuda:0'.
   m.def("check_device", [](const std::string& name) { return name_of(parse_device(name)); });
+  m.def("current_device", [] { return name_of(current_device()); });
+  m.def("set_current_device", [](const std::string& name) { set_current_device(parse_device(name)); });
+  m.def("device_count", device_count);
+  m.def("describe_device", [](const std::string& name) {
+    const Device device = parse_device(name);
+    return device.is_cpu() ? std::string("cpu") : device_library(device.type).describe(device.index);
+  });
+  m.def(
+      "synchronize", [](const std::string& name) { current_stream(parse_device(name)).synchronize(); },
+      py::call_guard<py::gil_scoped_release>());
+  m.def("stream_handle", [](const std::string& name) {
+    return reinterpret_cast<intptr_t>(current_stream(parse_device(name)).handle());
+  });
+  // Sends this thread's work on that device to another's stream; None: back to Lamina's own.
+  m.def("use_stream", [](const std::string& name, std::optional<intptr_t> handle) {
+    current_stream(parse_device(name)).use_handle(reinterpret_cast<void*>(handle.value_or(0)));
+  });
 }

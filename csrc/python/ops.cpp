@@ -84,7 +84,8 @@ void add_input(const Op& op, const InputSpec& spec, PyObject* o, Arguments& argu
   if (is_tensor(o)) return arguments.add(&tensor_of(o));
   if (o == Py_None && spec.is_optional) return arguments.add(nullptr);
   if (op.promotes != Promotion::none)
-    arguments.scalars.back().array = scalar_array(o, arguments.scalars.back().array.dtype());
+    arguments.scalars.back().array =
+        scalar_array(o, arguments.scalars.back().array.dtype(), arguments.scalars.back().array.device());
   if (op.promotes == Promotion::none || !arguments.scalars.back().array)
     fail<TypeError>(op.name(), spec.name, " is a ", Py_TYPE(o)->tp_name, "; expected a lamina.Tensor",
                     spec.is_optional ? " or None" : "", " (lamina.tensor(data) makes one)");
@@ -102,12 +103,14 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t flagged_count, PyOb
                      " arguments; expected ", op.schema_text);
 
     Arguments arguments;
-    // A Python number among the inputs takes the dtype of the first tensor.
+    // A Python number among the inputs takes the dtype and device of the first tensor.
     Dtype scalar_dtype = Dtype::float32;
+    Device scalar_device;
     if (op.promotes != Promotion::none) {
       for (size_t i = 0; i < given && i < schema.inputs.size(); ++i)
         if (is_tensor(args[i])) {
           scalar_dtype = tensor_of(args[i]).array.dtype();
+          scalar_device = tensor_of(args[i]).array.device();
           break;
         }
       arguments.scalars.reserve(schema.inputs.size());
@@ -124,8 +127,8 @@ PyObject* call(PyObject* self, PyObject* const* args, size_t flagged_count, PyOb
           add_input(op, spec, PySequence_Fast_GET_ITEM(args[i], k), arguments);
       } else {
         if (op.promotes != Promotion::none && !is_tensor(args[i])) {
-          Tensor number;  // of the right dtype; its value comes with add_input
-          number.array = Array(View{.dtype = scalar_dtype}, {});
+          Tensor number;  // of the right dtype and device; its value comes with add_input
+          number.array = Array(View{.dtype = scalar_dtype}, {}, scalar_device);
           arguments.scalars.push_back(std::move(number));
         }
         add_input(op, spec, args[i], arguments);

@@ -35,12 +35,16 @@ void set_python_error(std::exception_ptr error) noexcept {
 
 void check_readable(const char* what) {
   check<StateError>(
-      !current_stream().is_recording(), what,
+      !Stream::is_recording(), what,
       "values cannot be read while a program is recorded; return the tensor from the recorded function "
       "and read it there");
 }
 
-Array scalar_array(PyObject* o, Dtype dtype) {
+Array on_host(const Array& a) {
+  return a.device().is_cpu() ? a : eval<"to_device">({a}, {{"device", std::string("cpu")}});
+}
+
+Array scalar_array(PyObject* o, Dtype dtype, Device device) {
   double real = 0;
   int64_t integer = 0;
   if (PyFloat_Check(o)) {
@@ -56,10 +60,12 @@ Array scalar_array(PyObject* o, Dtype dtype) {
              !PyObject_HasAttrString(o, "__len__")) {
     py::object as_float = py::reinterpret_steal<py::object>(PyNumber_Float(o));  // a NumPy scalar
     if (!as_float) throw py::error_already_set();
-    return scalar_array(as_float.ptr(), dtype);
+    return scalar_array(as_float.ptr(), dtype, device);
   } else {
     return {};
   }
+  const DeviceScope scope(device);
+  if (!device.is_cpu()) return eval<"full">({}, {{"value", real}, {"dtype", dtype}});
   Array a(Spec{dtype, {}});
   dispatch_any(dtype, [&](auto t) {
     using T = typename decltype(t)::type;
@@ -93,7 +99,8 @@ PyObject* apply2(const Op& op, PyObject* a, PyObject* b, const Attrs& attrs) {
         in[i] = &tensor_of(o);
         continue;
       }
-      scalar.array = scalar_array(o, tensor_of(i == 0 ? b : a).array.dtype());
+      const Array& other = tensor_of(i == 0 ? b : a).array;
+      scalar.array = scalar_array(o, other.dtype(), other.device());
       if (!scalar.array) {
         Py_INCREF(Py_NotImplemented);
         return Py_NotImplemented;
@@ -146,9 +153,10 @@ PyObject* compare(PyObject* a, PyObject* b, int how) {
 
 // --- values ------------------------------------------------------------------------------------------------------
 
-PyObject* item_of(const Array& a) {
+PyObject* item_of(const Array& array) {
   check_readable("item");
-  check(a.size() == 1, "item", "the tensor has shape ", a.view(), "; expected one element");
+  check(array.size() == 1, "item", "the tensor has shape ", array.view(), "; expected one element");
+  const Array a = on_host(array);
   PyObject* result = nullptr;
   dispatch_any(a.dtype(), [&](auto t) {
     using T = typename decltype(t)::type;
@@ -347,6 +355,8 @@ int get_buffer(PyObject* self, Py_buffer* buffer, int flags) {
   PyObject* done = guarded([&] {
     check_readable("buffer");
     const Array& a = tensor_of(self).array;
+    check<StateError>(a.device().is_cpu(), "buffer", "the tensor is on ", name_of(a.device()),
+                      "; expected the CPU (Tensor.numpy() copies it there)");
     static const char* formats[dtype_count] = {"?", "B", "i", "q", "e", nullptr, "f", "d"};
     const char* format = formats[int(a.dtype())];
     if (!format) fail<TypeError>("buffer", "bfloat16 has no buffer format; use Tensor.numpy()");

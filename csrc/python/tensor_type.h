@@ -22,8 +22,11 @@ PyObject* wrap(Tensor tensor);  // new reference
 // Refuses to let Python read values while a program is recorded: the replay would not read them again.
 void check_readable(const char* what);
 
-// A 0-d tensor of that dtype from a Python or NumPy number; an empty Array if `o` is not one.
-Array scalar_array(PyObject* o, Dtype dtype);
+// A 0-d tensor of that dtype and device from a Python or NumPy number; an empty Array if `o` is not one.
+Array scalar_array(PyObject* o, Dtype dtype, Device device);
+
+// The same values in memory that the CPU reads: a itself, or a copy.
+Array on_host(const Array& a);
 
 // Runs f and turns C++ exceptions into Python ones; f returns a new reference.
 template <class F>

@@ -6,17 +6,20 @@
 
 #include <bit>
 #include <cstdlib>
+#include <mutex>
 #include <new>
 #include <thread>
+
+#include "base/check.h"
 
 namespace lamina {
 namespace {
 
 constexpr int64_t huge_page = int64_t(2) << 20;
+constexpr int64_t slab_bytes = int64_t(2) << 20;
+constexpr int64_t unlimited = INT64_MAX;
 // Half of the machine's memory may lie idle in the cache.
 int64_t default_cache_limit() { return int64_t(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGE_SIZE) / 2; }
-
-thread_local Arena* thread_arena = nullptr;
 
 }  // namespace
 
@@ -46,8 +49,25 @@ int64_t Arena::class_bytes(int size_class) {
   return (bytes + unit - 1) / unit * unit;
 }
 
+// A block smaller than a slab is cut from one and never goes back to the driver.
+void* Arena::from_device(int64_t bytes) {
+  DeviceLibrary& library = device_library(device_.type);
+  if (bytes >= slab_bytes || device_.type == DeviceType::sim) return library.allocate(device_.index, bytes);
+  Lock lock(*this);
+  if (slab_left_ < bytes) {
+    slab_ = static_cast<char*>(library.allocate(device_.index, slab_bytes));
+    slab_left_ = slab_ ? slab_bytes : 0;
+    if (!slab_) return nullptr;
+  }
+  void* block = slab_;
+  slab_ += bytes;
+  slab_left_ -= bytes;
+  return block;
+}
+
 void* Arena::from_parent(int64_t bytes) {
   if (parent_) return parent_->allocate(bytes);
+  if (!device_.is_cpu()) return from_device(bytes);
   void* block = std::aligned_alloc(size_t(bytes >= huge_page ? huge_page : alignment), size_t(bytes));
   if (block && bytes >= huge_page) madvise(block, size_t(bytes), MADV_HUGEPAGE);
   return block;
@@ -55,7 +75,8 @@ void* Arena::from_parent(int64_t bytes) {
 
 void Arena::to_parent(void* block, int64_t bytes) {
   if (parent_) return parent_->free(block, bytes);
-  std::free(block);
+  if (device_.is_cpu()) return std::free(block);
+  device_library(device_.type).free(device_.index, block);
 }
 
 void* Arena::allocate(int64_t bytes) {
@@ -84,7 +105,12 @@ void* Arena::allocate(int64_t bytes) {
   if (!block) {
     Lock lock(*this);
     stats_.bytes_in_use -= granted;
-    throw std::bad_alloc();
+    if (device_.is_cpu()) throw std::bad_alloc();
+    int64_t free_bytes = 0, total_bytes = 0;
+    device_library(device_.type).memory_info(device_.index, &free_bytes, &total_bytes);
+    fail<StateError>(name_of(device_), "out of memory: ", bytes, " bytes were asked for; arrays hold ",
+                     stats_.bytes_in_use, " bytes, the cache ", stats_.bytes_cached, ", and the device has ",
+                     free_bytes, " of ", total_bytes, " free");
   }
   return block;
 }
@@ -104,12 +130,15 @@ void Arena::free(void* block, int64_t bytes) {
   to_parent(block, granted);
 }
 
+// Blocks cut from a slab stay.
 void Arena::drop_cache_locked() {
-  for (int c = 0; c < class_count; ++c) {
+  const int first = !parent_ && !device_.is_cpu() ? class_of(slab_bytes) : 0;
+  for (int c = first; c < class_count; ++c) {
     for (void* block : free_[size_t(c)]) to_parent(block, class_bytes(c));
     free_[size_t(c)].clear();
   }
   stats_.bytes_cached = 0;
+  for (int c = 0; c < first; ++c) stats_.bytes_cached += int64_t(free_[size_t(c)].size()) * class_bytes(c);
 }
 
 void Arena::empty_cache() {
@@ -130,20 +159,25 @@ void Arena::set_cache_limit(int64_t bytes) {
   if (stats_.bytes_cached > bytes) drop_cache_locked();
 }
 
-Arena& root_arena() {
+Arena& root_arena(Device device) {
   // Never destroyed: arrays may outlive static destruction.
-  static Arena* arena = [] {
-    auto* root = new Arena();
-    root->retain();
-    root->set_cache_limit(default_cache_limit());
+  static std::array<std::atomic<Arena*>, device_type_count * max_devices> roots;
+  static std::mutex making;
+  std::atomic<Arena*>& root = roots[size_t(int(device.type) * max_devices + device.index)];
+  if (Arena* arena = root.load(std::memory_order_acquire)) return *arena;
+  const std::lock_guard lock(making);
+  if (!root) {
+    auto* arena = new Arena(device);
+    arena->retain();
+    // The simulator keeps nothing: a sanitizer sees what touches freed memory.
+    arena->set_cache_limit(device.is_cpu()                   ? default_cache_limit()
+                           : device.type == DeviceType::cuda ? unlimited
+                                                             : 0);
     // The holder of the lock at a fork does not exist in the child.
-    pthread_atfork(nullptr, nullptr, [] { root_arena().lock_.clear(); });
-    return root;
-  }();
-  return *arena;
+    if (device.is_cpu()) pthread_atfork(nullptr, nullptr, [] { root_arena().lock_.clear(); });
+    root = arena;
+  }
+  return *root;
 }
-
-Arena& current_arena() { return thread_arena ? *thread_arena : root_arena(); }
-void set_current_arena(Arena* arena) { thread_arena = arena; }
 
 }  // namespace lamina

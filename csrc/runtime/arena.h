@@ -1,9 +1,13 @@
 // Arena: a caching allocator. Freed blocks wait in free lists by size class and are handed out again.
 //
-// The root arena takes its blocks from the system (64-byte aligned; 2 MiB-aligned huge pages from 2 MiB on) and keeps
-// at most `cache_limit` bytes of free ones. Without it, glibc maps and unmaps every block over 32 MiB, and the page
-// faults cost 2 to 5 times the op. A Program records into an arena of its own, whose parent is the root: its blocks
-// keep their addresses for as long as the Program lives, which is what makes replay possible.
+// The root arena of the CPU takes its blocks from the system (64-byte aligned; 2 MiB-aligned huge pages from 2 MiB on)
+// and keeps at most `cache_limit` bytes of free ones. Without it, glibc maps and unmaps every block over 32 MiB, and
+// the page faults cost 2 to 5 times the op. The root arena of a GPU takes blocks of 2 MiB and more from the driver,
+// whose calls wait for the device, and cuts them up. It belongs to one stream: what was freed may be handed out again
+// while kernels that use it are still queued, because whoever gets it is queued behind them.
+//
+// A Program records into arenas of its own, whose parents are the roots: their blocks keep their addresses for as long
+// as the Program lives, which is what makes replay possible.
 #pragma once
 
 #include <array>
@@ -12,6 +16,7 @@
 #include <vector>
 
 #include "base/ref.h"
+#include "runtime/device.h"
 
 namespace lamina {
 
@@ -24,42 +29,44 @@ struct MemoryStats {
 };
 
 class Arena;
-Arena& root_arena();
-// The arena that this thread's arrays come from: the root, or that of the program being recorded.
-Arena& current_arena();
-void set_current_arena(Arena*);  // null: the root
+Arena& root_arena(Device device = {});
 
 class Arena : public RefCounted {
  public:
   static constexpr int64_t alignment = 64;
 
-  explicit Arena(Ref<Arena> parent = {}) : parent_(std::move(parent)) {}
+  explicit Arena(Device device, Ref<Arena> parent = {}) : device_(device), parent_(std::move(parent)) {}
   ~Arena() override;
 
   void* allocate(int64_t bytes);
   void free(void* block, int64_t bytes);  // `bytes` as asked for
 
   void empty_cache();
+  Device device() const { return device_; }
   MemoryStats stats() const;
   void set_cache_limit(int64_t bytes);
   int64_t cache_limit() const { return cache_limit_; }
 
  private:
-  friend Arena& root_arena();
+  friend Arena& root_arena(Device);
   // Eight classes per power of two: at most 12.5 % of a block is unused.
   static constexpr int class_count = 64 * 8;
   static int class_of(int64_t bytes);
   static int64_t class_bytes(int size_class);
   void* from_parent(int64_t bytes);
   void to_parent(void* block, int64_t bytes);
+  void* from_device(int64_t bytes);
   void drop_cache_locked();
 
   class Lock;
+  const Device device_;
   Ref<Arena> parent_;
   mutable std::atomic_flag lock_;
   std::array<std::vector<void*>, class_count> free_;
   MemoryStats stats_;
   int64_t cache_limit_ = 0;
+  char* slab_ = nullptr;  // of a GPU: the rest of the block that small ones are cut from
+  int64_t slab_left_ = 0;
 };
 
 }  // namespace lamina

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "base/check.h"
+#include "runtime/stream.h"
 
 namespace lamina {
 namespace {
@@ -12,6 +13,8 @@ constexpr int64_t canary_bytes = 64;
 constexpr unsigned char canary_value = 0xa5;
 std::atomic<bool> canaries_on{false};
 std::atomic<int64_t> damaged_blocks{0};
+
+bool is_host_memory(Device device) { return device.is_cpu() || device_library(device.type).is_host_memory(); }
 
 void set_dense_strides(View& v, std::span<const int> order) {
   int64_t stride = 1;
@@ -57,7 +60,9 @@ View Spec::like(const View& x, Dtype dtype) {
 // In a recording no array is guarded: a replay writes the temporaries again, and rightly overwrites the guard words
 // of an array that came to lie over one of them and outlives the recording.
 Storage::Storage(int64_t bytes)
-    : bytes_(bytes), arena_(&current_arena()), is_guarded_(canaries_on && arena_.get() == &root_arena()) {
+    : bytes_(bytes),
+      arena_(&current_arena()),
+      is_guarded_(canaries_on && !Stream::is_recording() && is_host_memory(current_device())) {
   if (!is_guarded_) {
     data_ = arena_->allocate(bytes);
     return;
@@ -91,19 +96,21 @@ Storage::~Storage() {
 
 Array::Array(const View& dense_view) : body_(make_ref<Body>()) {
   body_->view = dense_view;
+  body_->device = current_device();
   body_->storage = make_ref<Storage>(dense_view.size() * size_of(dense_view.dtype));
   body_->view.data = body_->storage->data();
 }
 
-Array::Array(const View& view, Ref<Storage> storage) : body_(make_ref<Body>()) {
+Array::Array(const View& view, Ref<Storage> storage, Device device) : body_(make_ref<Body>()) {
   body_->view = view;
+  body_->device = device;
   body_->storage = std::move(storage);
 }
 
 Array Array::without_data() const {
   View v = view();
   v.data = nullptr;
-  return Array(v, {});
+  return Array(v, {}, device());
 }
 
 void set_canaries(bool on) { canaries_on = on; }

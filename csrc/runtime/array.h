@@ -70,14 +70,15 @@ class Storage : public RefCounted, public Pooled<Storage> {
 class Array {
  public:
   Array() = default;                       // no array: an absent optional operand
-  explicit Array(const View& dense_view);  // allocates; dense_view.data is ignored
+  explicit Array(const View& dense_view);  // allocates on the current device; dense_view.data is ignored
   explicit Array(const Spec& spec) : Array(spec.view()) {}
-  Array(const View& view, Ref<Storage> storage);  // a view on existing storage
+  Array(const View& view, Ref<Storage> storage, Device device = {});  // a view on existing storage
+  Array with_view(const View& view) const { return Array(view, storage(), device()); }  // on the same storage
 
   explicit operator bool() const { return bool(body_); }
   const View& view() const { return body_->view; }
   const Ref<Storage>& storage() const { return body_->storage; }
-  Device device() const { return {}; }
+  Device device() const { return body_->device; }
   Dtype dtype() const { return view().dtype; }
   int ndim() const { return view().ndim; }
   int64_t dim(int i) const { return view().shape[i]; }
@@ -95,6 +96,7 @@ class Array {
  private:
   struct Body : RefCounted, Pooled<Body> {
     View view;
+    Device device;
     Ref<Storage> storage;
   };
   Ref<Body> body_;

@@ -1,13 +1,78 @@
 #include "runtime/stream.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/check.h"
 
 namespace lamina {
+namespace {
+
+// Kernels take short-lived memory from the arena of the device they run on: whoever gets it next is queued behind.
+void* allocate_scratch(int64_t bytes) { return current_arena().allocate(bytes); }
+void free_scratch(void* memory, int64_t bytes) { current_arena().free(memory, bytes); }
+
+// One CUDA stream per device, never destroyed.
+void* own_handle(Device device) {
+  static std::array<std::atomic<void*>, device_type_count * max_devices> handles;
+  std::atomic<void*>& handle = handles[size_t(int(device.type) * max_devices + device.index)];
+  void* current = handle.load(std::memory_order_acquire);
+  if (current) return current;
+  DeviceLibrary& library = device_library(device.type);
+  void* made = library.create_stream(device.index);
+  if (handle.compare_exchange_strong(current, made)) return made;
+  library.destroy_stream(made);
+  return current;
+}
+
+// Device memory of a program or a pending launch.
+class Block : public RefCounted {
+ public:
+  explicit Block(int64_t bytes) : arena_(&current_arena()), bytes_(bytes), data_(arena_->allocate(bytes)) {}
+  ~Block() override { arena_->free(data_, bytes_); }
+  void* data() const { return data_; }
+
+ private:
+  Ref<Arena> arena_;
+  int64_t bytes_;
+  void* data_;
+};
+
+}  // namespace
+
+// --- programs ----------------------------------------------------------------------------------------------------
+
+Program::~Program() {
+  if (graph_) device_library(commands_[0].device.type).destroy_graph(graph_);
+}
 
 void Program::run() const {
-  for (const Command& command : commands_) command.invoke(command.kernel, command.args);
+  if (!graph_) return run_commands();
+  Stream& stream = current_stream(commands_[0].device);
+  device_library(stream.device().type).launch_graph(graph_, stream.handle());
+}
+
+void Program::run_commands() const {
+  Device entered;
+  for (const Command& command : commands_) {
+    if (command.device != entered) {
+      entered = command.device;
+      if (!entered.is_cpu()) current_stream(entered).enter();
+    }
+    command.invoke(command.kernel, command.args);
+  }
+}
+
+void Program::lower() {
+  if (commands_.empty()) return;
+  const Device device = commands_[0].device;
+  const auto is_here = [&](const Command& c) { return c.device == device; };
+  if (device.is_cpu() || !std::all_of(commands_.begin(), commands_.end(), is_here)) return;
+  const DeviceScope scope(device);
+  graph_ = device_library(device.type)
+               .capture(
+                   device.index, current_stream(device).handle(),
+                   [](void* program) { static_cast<const Program*>(program)->run_commands(); }, this);
 }
 
 void* Program::keep(const void* bytes, int64_t size) {
@@ -24,20 +89,92 @@ void* Program::keep(const void* bytes, int64_t size) {
   return copy;
 }
 
+Arena& Program::arena(Device device) {
+  for (const Ref<Arena>& arena : arenas_)
+    if (arena->device() == device) return *arena;
+  arenas_.push_back(make_ref<Arena>(device, Ref<Arena>(&root_arena(device))));
+  return *arenas_.back();
+}
+
+int64_t Program::memory_bytes() const {
+  int64_t bytes = 0;
+  for (const Ref<Arena>& arena : arenas_) bytes += arena->stats().peak_bytes_in_use;
+  return bytes;
+}
+
+Arena& current_arena() {
+  Program* program = Stream::program();
+  return program ? program->arena(current_device()) : root_arena(current_device());
+}
+
+// --- streams -----------------------------------------------------------------------------------------------------
+
+thread_local Ref<Program> Stream::recording_;
+
 void Stream::begin_recording(Ref<Program> program) {
-  check<StateError>(!program_, "record", "a program is being recorded already; recordings do not nest");
-  program_ = std::move(program);
-  set_current_arena(program_->arena_.get());
+  check<StateError>(!recording_, "record", "a program is being recorded already; recordings do not nest");
+  recording_ = std::move(program);
 }
 
 void Stream::end_recording() {
-  set_current_arena(nullptr);
-  program_ = {};
+  const Ref<Program> program = std::move(recording_);
+  if (program) program->lower();
 }
 
-Stream& current_stream() {
-  thread_local Stream stream;
-  return stream;
+void* Stream::handle() const { return foreign_ ? foreign_ : own_handle(device_); }
+
+void Stream::use_handle(void* foreign) {
+  if (foreign == foreign_) return;
+  void* const before = handle();
+  foreign_ = foreign;
+  device_library(device_.type).wait_for(handle(), before);
+}
+
+void Stream::enter() {
+  device_library(device_.type).set_launch_context({device_.index, handle(), allocate_scratch, free_scratch});
+}
+
+const void* Stream::upload(const void* table, int64_t bytes) {
+  if (device_.is_cpu()) return program() ? program()->keep(table, bytes) : table;
+  auto block = make_ref<Block>(bytes);
+  device_library(device_.type).copy(block->data(), table, bytes, DeviceLibrary::Copy::to_device, handle());
+  const void* data = block->data();
+  if (program())
+    retain(Ref<RefCounted>(block.get()));
+  else
+    uploads_.push_back(Ref<RefCounted>(block.get()));
+  return data;
+}
+
+void Stream::copy(void* to, Device to_device, const void* from, Device from_device, int64_t bytes) {
+  check<StateError>(!is_recording(), "record",
+                    "tensors cannot move between devices while a program is recorded; move them before");
+  if (bytes == 0) return;
+  using Copy = DeviceLibrary::Copy;
+  const Copy direction = to_device.is_cpu()     ? Copy::to_host
+                         : from_device.is_cpu() ? Copy::to_device
+                                                : Copy::on_device;
+  device_library(device_.type).copy(to, from, bytes, direction, handle());
+}
+
+void Stream::synchronize() {
+  if (!device_.is_cpu()) device_library(device_.type).synchronize(device_.index, handle());
+}
+
+void Stream::no_kernel() const {
+  fail<StateError>(name_of(device_),
+                   "there is no such kernel on this device; move the operands with .to('cpu')");
+}
+
+Stream& current_stream(Device device) {
+  if (device.is_cpu()) {
+    thread_local Stream cpu{Device{}};
+    return cpu;
+  }
+  thread_local std::unique_ptr<Stream> streams[device_type_count][max_devices];
+  std::unique_ptr<Stream>& stream = streams[int(device.type)][device.index];
+  if (!stream) stream = std::make_unique<Stream>(device);
+  return *stream;
 }
 
 }  // namespace lamina

@@ -1,72 +1,126 @@
 // Stream: the only door to a device. Program: what went through it, to be replayed.
 //
-// submit(kernel, args) runs the kernel. While a Program records, the command is also appended to it: a kernel, a copy
-// of its arguments and nothing else, so replay needs neither Python nor shapes. Every address in the arguments stays
-// valid because the recording thread allocates from the program's own arena.
+// submit(&FooKernels::forward, args) runs that kernel of the device's table. While a Program records, the command is
+// also appended to it: a kernel, a copy of its arguments and nothing else, so replay needs neither Python nor shapes.
+// Every address in the arguments stays valid because the recording thread allocates from the program's own arenas.
+//
+// On a GPU, a kernel is a host function that launches grids on the stream; a recorded list of them is run once more
+// under stream capture, and replay is one launch of the resulting graph.
 #pragma once
 
 #include <memory>
 #include <type_traits>
 #include <vector>
 
+#include "base/check.h"
+#include "base/kernel_table.h"
 #include "runtime/arena.h"
 
 namespace lamina {
 
 class Program : public RefCounted {
  public:
+  ~Program() override;
   void run() const;  // replays all commands in order
   size_t size() const { return commands_.size(); }
-  const Arena& arena() const { return *arena_; }
+  int64_t memory_bytes() const;  // held by its arenas at their peak
 
  private:
   friend class Stream;
+  friend Arena& current_arena();
   struct Command {
     void (*invoke)(void (*kernel)(), const void* args);
     void (*kernel)();
     const void* args;
+    Device device;
   };
   void* keep(const void* bytes, int64_t size);  // a copy that lives as long as the program
+  Arena& arena(Device device);
+  void run_commands() const;
+  void lower();  // to a graph, where all commands are of one device that has graphs
 
-  Ref<Arena> arena_ = make_ref<Arena>(Ref<Arena>(&root_arena()));
+  std::vector<Ref<Arena>> arenas_;  // one per device
   std::vector<Command> commands_;
   std::vector<std::unique_ptr<std::byte[]>> chunks_;
   std::vector<Ref<RefCounted>> retained_;
   int64_t chunk_used_ = 0, chunk_size_ = 0;
+  void* graph_ = nullptr;
 };
+
+// The arena that this thread's arrays come from: the root of the current device, or that of the program being
+// recorded.
+Arena& current_arena();
 
 class Stream {
  public:
-  template <class Args>
-  void submit(void (*kernel)(const Args&), const Args& args) {
+  explicit Stream(Device device) : device_(device) {}
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  template <class Table, class Args>
+  void submit(void (*Table::*kernel)(const Args&), const Args& args) {
     static_assert(std::is_trivially_copyable_v<Args>, "arguments are copied into programs as bytes");
-    kernel(args);
-    if (!program_) return;
-    program_->commands_.push_back({[](void (*k)(), const void* a) {
-                                     reinterpret_cast<void (*)(const Args&)>(k)(*static_cast<const Args*>(a));
-                                   },
-                                   reinterpret_cast<void (*)()>(kernel), program_->keep(&args, sizeof args)});
+    const Table* table = table_of(static_cast<const Table*>(nullptr), device_.type);
+    void (*const function)(const Args&) = table ? table->*kernel : nullptr;
+    if (!function) [[unlikely]]
+      no_kernel();
+    if (!device_.is_cpu()) enter();
+    function(args);
+    if (!uploads_.empty()) uploads_.clear();
+    if (!program()) return;
+    program()->commands_.push_back(
+        {[](void (*k)(), const void* a) {
+           reinterpret_cast<void (*)(const Args&)>(k)(*static_cast<const Args*>(a));
+         },
+         reinterpret_cast<void (*)()>(function), program()->keep(&args, sizeof args), device_});
   }
 
   // A copy in device memory of a table that a kernel reads: valid for the next submit, and in a recording for as long
   // as the program lives.
-  const void* upload(const void* table, int64_t bytes) {
-    return program_ ? program_->keep(table, bytes) : table;
-  }
+  const void* upload(const void* table, int64_t bytes);
+
+  // Copies dense memory between devices; `this` is the stream of the one that is not the CPU.
+  void copy(void* to, Device to_device, const void* from, Device from_device, int64_t bytes);
 
   // Keeps memory that was written by the host from being reused while the program that reads it lives.
   void retain(Ref<RefCounted> memory) {
-    if (program_) program_->retained_.push_back(std::move(memory));
+    if (program()) program()->retained_.push_back(std::move(memory));
   }
 
-  bool is_recording() const { return bool(program_); }
-  void begin_recording(Ref<Program> program);
-  void end_recording();
+  void synchronize();  // waits until all submitted work is done
+
+  Device device() const { return device_; }
+  void* handle() const;  // cudaStream_t
+  // This thread's work goes to a stream of someone else's from now on, ordered after what was submitted so far; null:
+  // back to Lamina's own.
+  void use_handle(void* foreign);
+  void enter();  // makes it the target of this thread's launches
+
+  static bool is_recording() { return bool(recording_); }
+  static void begin_recording(Ref<Program> program);
+  static void end_recording();
+  static Program* program() { return recording_.get(); }
 
  private:
-  Ref<Program> program_;
+  [[noreturn]] void no_kernel() const;
+
+  static thread_local Ref<Program> recording_;
+  const Device device_;
+  void* foreign_ = nullptr;
+  std::vector<Ref<RefCounted>> uploads_;
 };
 
-Stream& current_stream();  // of this thread
+// The stream of this thread on a device. On a GPU the threads' streams are one CUDA stream, so that what one thread
+// made can be used by another without more ado.
+Stream& current_stream(Device device);
+inline Stream& current_stream() { return current_stream(current_device()); }
+
+// The kernel table of the current device, for what infer asks of it.
+template <class Table>
+const Table& current_kernels() {
+  const Table* table = table_of(static_cast<const Table*>(nullptr), current_device().type);
+  check<StateError>(table, name_of(current_device()), "there are no such kernels on this device");
+  return *table;
+}
 
 }  // namespace lamina

@@ -33,7 +33,7 @@
 // Sources  row pointers: M. Dukhan, "The Indirect Convolution Algorithm", arXiv:1907.02129.
 #pragma once
 
-#include "base/isa.h"
+#include "base/kernel_table.h"
 #include "base/view.h"
 
 namespace lamina {

@@ -9,7 +9,7 @@
 // about 0.75 cycles an element in Philox. p = 1 gives zeros; NaN and Inf where kept only.
 #pragma once
 
-#include "base/isa.h"
+#include "base/kernel_table.h"
 #include "base/view.h"
 
 namespace lamina {

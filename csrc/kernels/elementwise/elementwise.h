@@ -20,7 +20,7 @@
 
 #include <string_view>
 
-#include "base/isa.h"
+#include "base/kernel_table.h"
 #include "base/view.h"
 
 namespace lamina {

@@ -35,7 +35,7 @@
 #pragma once
 
 #include "base/activation.h"
-#include "base/isa.h"
+#include "base/kernel_table.h"
 #include "base/view.h"
 
 namespace lamina {

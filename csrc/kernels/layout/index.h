@@ -15,7 +15,7 @@
 // twice, in rows of I; gather is bound by the latency of its reads.
 #pragma once
 
-#include "base/isa.h"
+#include "base/kernel_table.h"
 #include "base/view.h"
 
 namespace lamina {

@@ -12,7 +12,7 @@
 // inwards. Traffic: dy + dx.
 #pragma once
 
-#include "base/isa.h"
+#include "base/kernel_table.h"
 #include "base/view.h"
 
 namespace lamina {

@@ -24,7 +24,7 @@
 // program no one can refuse it any more.
 #pragma once
 
-#include "base/isa.h"
+#include "base/kernel_table.h"
 #include "base/view.h"
 #include "kernels/loss/reduction.h"
 

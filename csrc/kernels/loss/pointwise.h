@@ -10,7 +10,7 @@
 // 8 bytes of traffic per float forward, 12 backward: bound by memory, but bce by its 40 cycles per vector.
 #pragma once
 
-#include "base/isa.h"
+#include "base/kernel_table.h"
 #include "base/view.h"
 #include "kernels/loss/reduction.h"
 

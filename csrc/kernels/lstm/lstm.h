@@ -27,7 +27,7 @@
 // keeps, per row, the four gates and the cell for backward, in the order in which they were computed.
 #pragma once
 
-#include "base/isa.h"
+#include "base/kernel_table.h"
 #include "base/view.h"
 
 namespace lamina {

@@ -24,7 +24,7 @@
 // are merged per channel, and a second pass over the rows normalises.
 #pragma once
 
-#include "base/isa.h"
+#include "base/kernel_table.h"
 #include "base/view.h"
 
 namespace lamina {

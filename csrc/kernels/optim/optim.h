@@ -22,7 +22,7 @@
 // is summed in float within a piece of a chunk and in double beyond, in the order of the chunks.
 #pragma once
 
-#include "base/isa.h"
+#include "base/kernel_table.h"
 #include "base/view.h"
 
 namespace lamina {

@@ -25,7 +25,7 @@
 // A gather with vector compares costs as many instructions: each dx has to test every window that covers it.
 #pragma once
 
-#include "base/isa.h"
+#include "base/kernel_table.h"
 #include "base/view.h"
 
 namespace lamina {

@@ -21,7 +21,7 @@
 // depend on the number of threads. Traffic: x is read once (variance: twice).
 #pragma once
 
-#include "base/isa.h"
+#include "base/kernel_table.h"
 #include "base/view.h"
 
 namespace lamina {

@@ -1,7 +1,7 @@
 // The computing limit of a roofline: multiply-adds on registers, measured by the vectors that the kernels use.
 #pragma once
 
-#include "base/isa.h"
+#include "base/kernel_table.h"
 #include "base/view.h"
 
 namespace lamina {

@@ -21,7 +21,7 @@
 // Columns: a tile of neighbouring positions at once, online too, their max and sum in L1.
 #pragma once
 
-#include "base/isa.h"
+#include "base/kernel_table.h"
 #include "base/view.h"
 
 namespace lamina {
