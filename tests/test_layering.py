@@ -18,7 +18,7 @@ CSRC = ROOT / "csrc"
 MAY_INCLUDE = {
     "base": "",
     "simd": "base",
-    "prim": "base",
+    "prim": "base simt",
     "simt": "base",
     "kernels": "base simd prim",
     "runtime": "base",

@@ -6,6 +6,13 @@
 #include <cstdint>
 #include <cstring>
 
+// What kernels of the CUDA device call too.
+#if defined(__CUDACC__)
+#define LAMINA_HD __host__ __device__
+#else
+#define LAMINA_HD
+#endif
+
 namespace lamina {
 
 enum class Dtype : uint8_t { boolean, uint8, int32, int64, float16, bfloat16, float32, float64 };
@@ -19,7 +26,7 @@ struct f16 {
 
 inline constexpr int dtype_count = 8;
 
-constexpr int64_t size_of(Dtype t) {
+LAMINA_HD constexpr int64_t size_of(Dtype t) {
   constexpr int64_t sizes[dtype_count] = {1, 1, 4, 8, 2, 2, 4, 8};
   return sizes[static_cast<int>(t)];
 }
@@ -30,7 +37,7 @@ constexpr const char* name_of(Dtype t) {
   return names[static_cast<int>(t)];
 }
 
-constexpr bool is_floating(Dtype t) { return t >= Dtype::float16; }
+LAMINA_HD constexpr bool is_floating(Dtype t) { return t >= Dtype::float16; }
 
 // The dtype in which two operands meet: the later one, but float32 for the two short floating types.
 constexpr Dtype promote(Dtype a, Dtype b) {
@@ -111,6 +118,13 @@ template <class F>
   }
 }
 
+// Calls f(Type<T>{}) for the kernel dtypes of the CUDA device: those and float16.
+template <class F>
+[[gnu::always_inline]] inline void dispatch_device_float(Dtype t, F&& f) {
+  if (t == Dtype::float16) return f(Type<f16>{});
+  return dispatch_float(t, f);
+}
+
 // Calls f(Type<T>{}) for every dtype.
 template <class F>
 [[gnu::always_inline]] inline void dispatch_any(Dtype t, F&& f) {
@@ -136,21 +150,21 @@ template <class F>
 }
 
 // Scalar conversions, round to nearest even. NaN stays NaN (quiet).
-[[gnu::always_inline]] inline float to_float(bf16 x) {
+[[gnu::always_inline]] LAMINA_HD inline float to_float(bf16 x) {
   uint32_t u = uint32_t(x.bits) << 16;
   float f;
   std::memcpy(&f, &u, 4);
   return f;
 }
 
-[[gnu::always_inline]] inline bf16 to_bf16(float f) {
+[[gnu::always_inline]] LAMINA_HD inline bf16 to_bf16(float f) {
   uint32_t u;
   std::memcpy(&u, &f, 4);
   if ((u & 0x7fffffffu) > 0x7f800000u) return {uint16_t((u >> 16) | 0x40)};
   return {uint16_t((u + 0x7fffu + ((u >> 16) & 1)) >> 16)};
 }
 
-[[gnu::always_inline]] inline float to_float(f16 x) {
+[[gnu::always_inline]] LAMINA_HD inline float to_float(f16 x) {
   // Shift the 15 magnitude bits into float position, then rescale the exponent by 2^112: exact for subnormals too.
   uint32_t magnitude = uint32_t(x.bits & 0x7fff) << 13, sign = uint32_t(x.bits & 0x8000) << 16, u;
   if (magnitude >= 0x0f800000u) {
@@ -167,7 +181,7 @@ template <class F>
   return f;
 }
 
-[[gnu::always_inline]] inline f16 to_f16(float f) {
+[[gnu::always_inline]] LAMINA_HD inline f16 to_f16(float f) {
   uint32_t u;
   std::memcpy(&u, &f, 4);
   const uint16_t sign = uint16_t((u >> 16) & 0x8000);
@@ -186,14 +200,14 @@ template <class F>
 
 // One element to and from the compute type.
 template <class T>
-[[gnu::always_inline]] inline Compute<T> widen(T x) {
+[[gnu::always_inline]] LAMINA_HD inline Compute<T> widen(T x) {
   if constexpr (sizeof(Compute<T>) != sizeof(T))
     return to_float(x);
   else
     return x;
 }
 template <class T>
-[[gnu::always_inline]] inline T narrow(Compute<T> x) {
+[[gnu::always_inline]] LAMINA_HD inline T narrow(Compute<T> x) {
   if constexpr (dtype_of<T> == Dtype::bfloat16)
     return to_bf16(x);
   else if constexpr (dtype_of<T> == Dtype::float16)

@@ -17,18 +17,18 @@ struct View {
   int64_t strides[max_ndim] = {};  // in elements; 0 where broadcast; never negative in a kernel
 
   template <class T>
-  [[gnu::always_inline]] T* as() const {
+  [[gnu::always_inline]] LAMINA_HD T* as() const {
     return static_cast<T*>(data);
   }
-  [[gnu::always_inline]] explicit operator bool() const { return data != nullptr; }
+  [[gnu::always_inline]] LAMINA_HD explicit operator bool() const { return data != nullptr; }
 
-  [[gnu::always_inline]] int64_t size() const {
+  [[gnu::always_inline]] LAMINA_HD int64_t size() const {
     int64_t n = 1;
     for (int i = 0; i < ndim; ++i) n *= shape[i];
     return n;
   }
   // True iff elements lie in row-major order without gaps (axes of extent 1 do not count).
-  [[gnu::always_inline]] bool is_contiguous() const {
+  [[gnu::always_inline]] LAMINA_HD bool is_contiguous() const {
     int64_t expected = 1;
     for (int i = ndim - 1; i >= 0; --i) {
       if (shape[i] != 1 && strides[i] != expected) return false;
@@ -37,7 +37,7 @@ struct View {
     return true;
   }
   // True iff the view is (N, C, H, W) and lies in memory as N, H, W, C without gaps.
-  [[gnu::always_inline]] bool is_channels_last() const {
+  [[gnu::always_inline]] LAMINA_HD bool is_channels_last() const {
     if (ndim != 4) return false;
     int64_t expected = 1;
     for (int i : {1, 3, 2, 0}) {

@@ -1,0 +1,213 @@
+// Launches of device kernels, and what a launch needs from the runtime.
+//
+//   launch("scale", scale_kernel<T>, {.grid = {blocks}, .block = {256}, .shared = sizeof(ScaleShared)}, args);
+//
+// The one way to run a kernel, on the CUDA device as on `sim`, which executes the same source on the CPU. Asynchronous
+// on the thread's stream, hence recordable. An empty grid or block is no launch.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <functional>
+
+#include "base/check.h"
+
+#if !defined(LAMINA_SIM)
+#include <cuda_runtime.h>
+
+#include <map>
+#include <mutex>
+#endif
+
+namespace lamina {
+
+struct Extent {
+  int64_t x = 1, y = 1, z = 1;
+  int64_t size() const { return x * y * z; }
+};
+inline std::ostream& operator<<(std::ostream& out, Extent e) {
+  return out << '(' << e.x << ", " << e.y << ", " << e.z << ')';
+}
+
+struct Launch {
+  Extent grid = {}, block = {};
+  int64_t shared = 0;           // bytes of shared memory
+  Extent cluster = {};          // blocks per cluster; the grid is a multiple of it
+  bool is_cooperative = false;  // all blocks are resident at once, so the grid may synchronise
+  bool is_dependent = false;    // may start while the launch before it drains: the kernel waits for it itself
+};
+
+struct DeviceProperties {
+  int sm_count;
+  int architecture;    // 80, 86, 89, 90, 100, 120
+  int64_t max_shared;  // bytes of shared memory that a block may ask for
+};
+
+// What the runtime gives the launches of a thread. Memory from `allocate` is used in stream order: it may be handed
+// to a later launch as soon as it was freed.
+struct DeviceHooks {
+  void* stream;
+  void* (*allocate)(int64_t bytes);
+  void (*free)(void* data, int64_t bytes);
+};
+
+#if defined(LAMINA_SIM)
+namespace simt {
+// Runs `thread` once for every thread of the grid. `name` appears in errors.
+void run(const char* name, const Launch& launch, const std::function<void()>& thread);
+}  // namespace simt
+#endif
+
+namespace LAMINA_DEVICE {
+
+DeviceHooks& device_hooks();                  // the calling thread's
+const DeviceProperties& device_properties();  // the current device's
+
+// Scratch memory for the launches made during its life.
+template <class T>
+class DeviceScratch {
+ public:
+  explicit DeviceScratch(int64_t n)
+      : bytes_(n * int64_t(sizeof(T))),
+        data_(n ? static_cast<T*>(device_hooks().allocate(bytes_)) : nullptr) {}
+  DeviceScratch(const DeviceScratch&) = delete;
+  DeviceScratch& operator=(const DeviceScratch&) = delete;
+  ~DeviceScratch() {
+    if (data_) device_hooks().free(data_, bytes_);
+  }
+  T* data() const { return data_; }
+  operator T*() const { return data_; }
+
+ private:
+  int64_t bytes_;
+  T* data_;
+};
+
+[[noreturn]] inline void fail_launch(const char* name, const Launch& l, std::string_view what) {
+  fail<StateError>(name, what, " (grid ", l.grid, ", block ", l.block, ", cluster ", l.cluster, ", ",
+                   l.shared, " bytes of shared memory)");
+}
+
+inline void check_launch(const char* name, const Launch& l) {
+  if (l.grid.x > INT32_MAX || l.grid.y > 65535 || l.grid.z > 65535)
+    fail_launch(name, l, "the grid is too large");
+  if (l.block.size() > 1024 || l.block.z > 64) fail_launch(name, l, "a block has more than 1024 threads");
+  if (l.shared > device_properties().max_shared) fail_launch(name, l, "too much shared memory");
+}
+
+#if defined(LAMINA_SIM)
+
+inline DeviceHooks& device_hooks() {
+  thread_local DeviceHooks hooks = {
+      .stream = nullptr,
+      .allocate = [](int64_t bytes) { return std::aligned_alloc(256, size_t((bytes + 255) / 256 * 256)); },
+      .free = [](void* data, int64_t) { std::free(data); }};
+  return hooks;
+}
+
+inline DeviceProperties simulated_properties = {.sm_count = 8, .architecture = 90, .max_shared = 227 * 1024};
+inline const DeviceProperties& device_properties() { return simulated_properties; }
+
+template <class... Params, class... Args>
+void launch(const char* name, void (*kernel)(Params...), const Launch& l, const Args&... args) {
+  if (!l.grid.size() || !l.block.size()) return;
+  check_launch(name, l);
+  simt::run(name, l, [&] { kernel(args...); });
+}
+
+#else
+
+inline void check_cuda(cudaError_t status, const char* call) {
+  if (status != cudaSuccess)
+    fail<StateError>(call, cudaGetErrorName(status), ": ", cudaGetErrorString(status));
+}
+
+inline DeviceHooks& device_hooks() {
+  thread_local DeviceHooks hooks = {
+      .stream = nullptr,
+      .allocate =
+          [](int64_t bytes) {
+            void* data = nullptr;
+            check_cuda(cudaMallocAsync(&data, size_t(bytes), cudaStream_t(device_hooks().stream)),
+                       "cudaMallocAsync");
+            return data;
+          },
+      .free = [](void* data, int64_t) { cudaFreeAsync(data, cudaStream_t(device_hooks().stream)); }};
+  return hooks;
+}
+
+inline int current_device() {
+  int device = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  return device;
+}
+
+inline const DeviceProperties& device_properties() {
+  static std::mutex mutex;
+  static std::map<int, DeviceProperties> known;
+  const int device = current_device();
+  const std::lock_guard lock(mutex);
+  auto [entry, is_new] = known.try_emplace(device);
+  if (is_new) {
+    auto attribute = [&](cudaDeviceAttr a) {
+      int value = 0;
+      check_cuda(cudaDeviceGetAttribute(&value, a, device), "cudaDeviceGetAttribute");
+      return value;
+    };
+    entry->second = {.sm_count = attribute(cudaDevAttrMultiProcessorCount),
+                     .architecture = 10 * attribute(cudaDevAttrComputeCapabilityMajor) +
+                                     attribute(cudaDevAttrComputeCapabilityMinor),
+                     .max_shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)};
+  }
+  return entry->second;
+}
+
+// Lets a kernel have more than the 48 KiB of shared memory and 8 blocks in a cluster that are everyone's, once for
+// each device.
+inline void permit(const char* name, const void* kernel, const Launch& l) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, const void*>, int64_t> permitted;
+  const bool is_large_cluster = l.cluster.size() > 8;
+  if (l.shared <= 48 * 1024 && !is_large_cluster) return;
+  const std::lock_guard lock(mutex);
+  int64_t& shared = permitted[{current_device(), kernel}];
+  if (l.shared <= shared && !is_large_cluster) return;
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(l.shared)), name);
+  if (is_large_cluster)
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), name);
+  shared = l.shared;
+}
+
+template <class... Params, class... Args>
+void launch(const char* name, void (*kernel)(Params...), const Launch& l, const Args&... args) {
+  if (!l.grid.size() || !l.block.size()) return;
+  check_launch(name, l);
+  permit(name, reinterpret_cast<const void*>(kernel), l);
+  auto dim = [](Extent e) { return dim3(unsigned(e.x), unsigned(e.y), unsigned(e.z)); };
+  cudaLaunchAttribute attributes[3] = {};
+  cudaLaunchConfig_t config = {.gridDim = dim(l.grid),
+                               .blockDim = dim(l.block),
+                               .dynamicSmemBytes = size_t(l.shared),
+                               .stream = cudaStream_t(device_hooks().stream),
+                               .attrs = attributes,
+                               .numAttrs = 0};
+  auto attribute = [&](cudaLaunchAttributeID id) -> cudaLaunchAttributeValue& {
+    attributes[config.numAttrs].id = id;
+    return attributes[config.numAttrs++].val;
+  };
+  if (l.cluster.size() > 1) {
+    const dim3 cluster = dim(l.cluster);
+    attribute(cudaLaunchAttributeClusterDimension).clusterDim = {cluster.x, cluster.y, cluster.z};
+  }
+  if (l.is_cooperative) attribute(cudaLaunchAttributeCooperative).cooperative = 1;
+  if (l.is_dependent)
+    attribute(cudaLaunchAttributeProgrammaticStreamSerialization).programmaticStreamSerializationAllowed = 1;
+  const cudaError_t status = cudaLaunchKernelEx(&config, kernel, Params(args)...);
+  if (status != cudaSuccess)
+    fail_launch(name, l, cat(cudaGetErrorName(status), ": ", cudaGetErrorString(status)));
+}
+
+#endif
+
+}  // namespace LAMINA_DEVICE
+}  // namespace lamina
