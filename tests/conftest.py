@@ -1,13 +1,41 @@
 """Fixtures and options shared by the test files. The run is strict: see [tool.pytest.ini_options]."""
 
+import os
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+import harness
 import lamina
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def pytest_addoption(parser):
     parser.addoption("--thin", type=int, default=1, metavar="N", help="run every N-th test only")
+    parser.addoption(
+        "--device", default="cpu", metavar="D", help="run the cases on cpu, cuda or sim (built if need be)"
+    )
+
+
+def pytest_configure(config):
+    """Chooses the device of the cases; builds the simulator once for all workers."""
+    device = config.getoption("--device")
+    if device == "sim" and "LAMINA_SIM_LIBRARY" not in os.environ:
+        os.environ["LAMINA_SIM_LIBRARY"] = str(build_simulator())
+    lamina._C.check_device(device)
+    harness.device = device
+
+
+def build_simulator() -> Path:
+    build = ROOT / "build" / "sim"
+    for command in (["cmake", "-S", ROOT / "csrc" / "simt", "-B", build, "-G", "Ninja"], ["ninja", "-C", build]):
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        if run.returncode:
+            raise pytest.UsageError(f"the simulator cannot be built:\n{run.stdout}{run.stderr}")
+    return build / "liblamina_sim.so"
 
 
 def pytest_collection_modifyitems(config, items):

@@ -41,11 +41,29 @@ def function(case: Case):
     return getattr(lamina.functional, case.op)
 
 
+device = "cpu"  # where the cases run: pytest --device
+
+
 def to_lamina(value: Any) -> Any:
-    """NumPy arrays, alone or in lists, as tensors on the same memory where the strides allow it."""
+    """NumPy arrays, alone or in lists, as tensors: on the CPU on the same memory where the strides allow it, on
+    another device with the same strides."""
     if isinstance(value, list):
         return [to_lamina(x) for x in value]
-    return lamina.from_numpy(value) if isinstance(value, np.ndarray) else value
+    if not isinstance(value, np.ndarray):
+        return value
+    return lamina.from_numpy(value) if device == "cpu" else on_device(value)
+
+
+def on_device(x: np.ndarray) -> lamina.Tensor:
+    """A tensor on the device of the test with the strides of x, and as misaligned."""
+    if x.size == 0 or any(s < 0 or s % x.itemsize for s in x.strides):
+        return lamina.tensor(x, device=device)
+    strides = [s // x.itemsize for s in x.strides]
+    offset = x.ctypes.data % 64 // x.itemsize
+    span = 1 + sum((n - 1) * s for n, s in zip(x.shape, strides, strict=True))
+    memory = np.zeros(offset + span, x.dtype)
+    np.lib.stride_tricks.as_strided(memory[offset:], x.shape, x.strides)[...] = x
+    return lamina._C.as_strided(lamina.tensor(memory, device=device), x.shape, strides, offset)
 
 
 def to_numpy(value: Any) -> np.ndarray:
@@ -61,7 +79,18 @@ def call(case: Case, inputs: list[Any], attrs: dict[str, Any]) -> list[np.ndarra
     """Outputs of the op on NumPy inputs, then the new values of the inputs that it updates in place."""
     tensors = to_lamina(inputs)
     outputs = as_tuple(function(case)(*tensors, **attrs))
+    if device != "cpu" and not case.mutates:
+        assert_unchanged(tensors, inputs)
     return [to_numpy(y) for y in (*outputs, *(tensors[i] for i in case.mutates))]
+
+
+def assert_unchanged(tensors: list[Any], inputs: list[Any]) -> None:
+    """Fails if an input on the device does not hold what it was given."""
+    for i, (tensor, x) in enumerate(zip(tensors, inputs, strict=True)):
+        if isinstance(tensor, list):
+            assert_unchanged(tensor, x)
+        elif isinstance(tensor, lamina.Tensor):
+            assert_same_bits(to_numpy(tensor), x, f"input {i} after the call")
 
 
 def label(case: Case, sample: Any, *more: str) -> str:

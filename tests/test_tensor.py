@@ -1,7 +1,7 @@
 """Tensors: from data and to it, dtypes, views of foreign memory, printing, errors."""
 
-import os
 import copy
+import os
 import pickle
 import subprocess
 import sys

@@ -92,6 +92,27 @@ Tensor from_numpy(py::array a) {
   return tensor_from(Array(v, make_ref<Storage>(v.data, bytes, release_with_gil(a))));
 }
 
+// A view of that shape on the memory of x; strides and offset in elements.
+Tensor as_strided(const Tensor& x, const std::vector<int64_t>& shape, const std::vector<int64_t>& strides,
+                  int64_t offset) {
+  check(shape.size() == strides.size() && shape.size() <= max_ndim, "as_strided", shape.size(),
+        " extents and ", strides.size(), " strides; expected as many, and at most ", max_ndim);
+  View v{.data = x.array.view().data, .dtype = x.array.dtype(), .ndim = int(shape.size())};
+  int64_t last = offset;
+  for (int i = 0; i < v.ndim; ++i) {
+    v.shape[i] = shape[size_t(i)];
+    v.strides[i] = strides[size_t(i)];
+    check(v.shape[i] >= 0 && v.strides[i] >= 0, "as_strided", "axis ", i, " has extent ", v.shape[i],
+          " and stride ", v.strides[i], "; expected no negative one");
+    last += (v.shape[i] - 1) * v.strides[i];
+  }
+  check(offset >= 0 && (v.size() == 0 || last < x.array.size()) && x.array.is_contiguous(), "as_strided",
+        "the view ends at element ", last, "; expected at most ", x.array.size() - 1,
+        " of a contiguous tensor");
+  v.data = static_cast<char*>(v.data) + offset * size_of(v.dtype);
+  return tensor_from(x.array.with_view(v));
+}
+
 py::object to_numpy(const Tensor& t) {
   check_readable("numpy");
   const Array array = on_host(t.array);
@@ -291,6 +312,7 @@ void bind_arrays(py::module_& m) {
   m.def("dtype_of", [](py::object o) { return dtype_object(parse_dtype(o)); });
   m.def("from_numpy", from_numpy);
   m.def("to_numpy", to_numpy);
+  m.def("as_strided", as_strided);
   m.def("from_dlpack", from_dlpack);
   m.def("to_dlpack", to_dlpack);
 }

@@ -97,6 +97,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("stream_handle", [](const std::string& name) {
     return reinterpret_cast<intptr_t>(current_stream(parse_device(name)).handle());
   });
+  m.def("stream_is_own", [](const std::string& name) { return current_stream(parse_device(name)).is_own(); });
   // Sends this thread's work on that device to another's stream; None: back to Lamina's own.
   m.def("use_stream", [](const std::string& name, std::optional<intptr_t> handle) {
     current_stream(parse_device(name)).use_handle(reinterpret_cast<void*>(handle.value_or(0)));

@@ -91,6 +91,7 @@ class Stream {
 
   Device device() const { return device_; }
   void* handle() const;  // cudaStream_t
+  bool is_own() const { return !foreign_; }
   // This thread's work goes to a stream of someone else's from now on, ordered after what was submitted so far; null:
   // back to Lamina's own.
   void use_handle(void* foreign);

@@ -9,7 +9,7 @@ Hand-written kernels, an autograd tape and PyTorch-named layers:
 (2, 4)
 """
 
-from lamina import _C, functional, nn, optim, random
+from lamina import _C, cuda, functional, nn, optim, random
 from lamina._C import (
     Tape,
     bfloat16,
@@ -45,6 +45,7 @@ from lamina.creation import (
     zeros,
     zeros_like,
 )
+from lamina.devices import device
 from lamina.movement import Tensor
 from lamina.random import Generator, manual_seed
 from lamina.record import record
@@ -63,6 +64,8 @@ __all__ = [
     "bernoulli",
     "bfloat16",
     "bool",
+    "cuda",
+    "device",
     "dtype",
     "empty",
     "empty_cache",

@@ -29,6 +29,19 @@ def clone(x: Tensor) -> Tensor:
     return _C.clone(x)
 
 
+def to_device(x: Tensor, *, device: str = "cpu") -> Tensor:
+    """The same elements on another device: a copy, or ``x`` itself if it is there already. Gradients move back.
+
+    Args:
+        x: any shape and dtype.
+        device: "cpu", "cuda" or "cuda:<index>".
+    Returns: Tensor of the same shape and dtype, its axes in the same order in memory, without gaps.
+    Raises: ValueError for an unknown device; RuntimeError for one that is not available, and inside a recording.
+    Note: a copy to a GPU is queued; one to the CPU waits for the work that makes ``x``.
+    """
+    return _C.to_device(x, device)
+
+
 def contiguous(x: Tensor) -> Tensor:
     """``x`` in row-major order: itself where it is so already, else a copy.
 
@@ -427,7 +440,7 @@ def dropout(x: Tensor, state: Tensor | None = None, *, p: float = 0.5, training:
     """
     if not training:
         return x
-    return _C.dropout(x, random.default_generator.state if state is None else state, p, training)[0]
+    return _C.dropout(x, random.state_of(None, x.device) if state is None else state, p, training)[0]
 
 
 def dropout2d(x: Tensor, state: Tensor | None = None, *, p: float = 0.5, training: bool = True) -> Tensor:

@@ -9,17 +9,18 @@ import numpy as np
 from lamina import _C
 from lamina import functional as F
 from lamina._C import Tensor
+from lamina.devices import is_device
 
 _DEFAULT_DTYPES = {"float64": "float32"}  # of Python numbers and lists: floats are float32, as in PyTorch
 
 
-def tensor(data: Any, dtype: Any = None, device: str = "cpu") -> Tensor:
+def tensor(data: Any, dtype: Any = None, device: str | None = None) -> Tensor:
     """A new tensor holding a copy of ``data``.
 
     Args:
         data: a number, a (nested) list of numbers, a NumPy array, a Tensor, or an array with ``__dlpack__``.
         dtype: element type; by default that of an array, else float32, int64 or bool as the numbers need.
-        device: where it shall lie.
+        device: where it shall lie; by default the CPU, or the device of an open ``lamina.device``.
 
     Returns: Tensor of the shape of ``data``, contiguous.
 
@@ -28,11 +29,11 @@ def tensor(data: Any, dtype: Any = None, device: str = "cpu") -> Tensor:
     >>> lamina.tensor([[1, 2], [3, 4.5]]).dtype
     lamina.float32
     """
-    _C.check_device(device)
-    if isinstance(data, Tensor):
-        return _cast(F.clone(data), dtype)
-    if hasattr(data, "__dlpack__") and not isinstance(data, np.ndarray):
-        return _cast(F.clone(_C.from_dlpack(data)), dtype)
+    device = _C.current_device() if device is None else _C.check_device(device)
+    if isinstance(data, Tensor) or (hasattr(data, "__dlpack__") and not isinstance(data, np.ndarray)):
+        source = data if isinstance(data, Tensor) else _C.from_dlpack(data)
+        moved = F.to_device(source, device=device)
+        return _cast(F.clone(moved) if moved.device == source.device else moved, dtype)
     array = np.asarray(data)
     if array.dtype == object or (array.dtype.kind in "SUV" and array.dtype.name != "bfloat16"):
         raise TypeError(f"tensor: data is {array.dtype}; expected numbers")
@@ -40,7 +41,7 @@ def tensor(data: Any, dtype: Any = None, device: str = "cpu") -> Tensor:
         dtype = _DEFAULT_DTYPES.get(array.dtype.name)
     if dtype is not None:
         array = array.astype(_C.dtype_of(dtype).numpy)
-    return _C.from_numpy(np.array(array, order="C"))
+    return F.to_device(_C.from_numpy(np.array(array, order="C")), device=device)
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
@@ -72,11 +73,6 @@ def asarray(data: Any, dtype: Any = None) -> Tensor:
     return tensor(data, dtype)
 
 
-def is_device(target: Any) -> bool:
-    """True iff ``target`` names a device rather than a dtype."""
-    return isinstance(target, str) and target.split(":")[0] in ("cpu", "cuda")
-
-
 def _cast(x: Tensor, dtype: Any) -> Tensor:
     return x if dtype is None or x.dtype == dtype else F.cast(x, dtype=dtype)
 
@@ -85,7 +81,10 @@ def _cast(x: Tensor, dtype: Any) -> Tensor:
 
 
 def _numpy(self: Tensor) -> np.ndarray:
-    """A NumPy array that shares the memory of this tensor; bfloat16 comes as ``ml_dtypes.bfloat16``."""
+    """A NumPy array that shares the memory of this tensor, or a copy of one that is not on the CPU.
+
+    bfloat16 comes as ``ml_dtypes.bfloat16``.
+    """
     return _C.to_numpy(self)
 
 
@@ -110,7 +109,8 @@ def _dlpack(
 
 
 def _dlpack_device(self: Tensor) -> tuple[int, int]:
-    return (1, 0)
+    kind, _, index = self.device.partition(":")
+    return (2, int(index)) if kind == "cuda" else (1, 0)
 
 
 def _repr(self: Tensor) -> str:
@@ -120,6 +120,8 @@ def _repr(self: Tensor) -> str:
     values = array.astype(np.float32) if self.dtype == "bfloat16" else array
     text = np.array2string(values, separator=", ", prefix="tensor(", threshold=200, precision=4)
     suffix = "" if self.dtype in ("float32", "int64", "bool") else f", dtype={self.dtype.name}"
+    if self.device != "cpu":
+        suffix += f", device={self.device!r}"
     return f"tensor({text}{suffix})"
 
 
@@ -133,15 +135,12 @@ def _unpickle(data: np.ndarray, shape: tuple[int, ...], dtype: str) -> Tensor:
 
 def _to(self: Tensor, target: Any) -> Tensor:
     """This tensor with another dtype, or on another device."""
-    if is_device(target):
-        _C.check_device(target)
-        return self
-    return _cast(self, _C.dtype_of(target))
+    return F.to_device(self, device=target) if is_device(target) else _cast(self, _C.dtype_of(target))
 
 
 def _copy_(self: Tensor, source: Any) -> Tensor:
     """Copies ``source`` (same shape; cast if need be) into the memory of this tensor."""
-    _C.copy_(self, _cast(asarray(source, None), self.dtype))
+    _C.copy_(self, F.to_device(_cast(asarray(source, None), self.dtype), device=self.device))
     return self
 
 

@@ -1,4 +1,4 @@
-"""clone, contiguous, channels_last, full, fill_like."""
+"""clone, contiguous, channels_last, to_device, full, fill_like."""
 
 import numpy as np
 
@@ -43,6 +43,7 @@ cases = [
         bench=[Bench("4M", Arr(1 << 22), torch=lambda x: x.clone())],
         family="layout",
     ),
+    Case(op="to_device", reference=lambda x, **attrs: x, samples=SHAPES, family="layout"),
     Case(
         op="contiguous",
         reference=lambda x: x,

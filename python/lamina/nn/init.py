@@ -20,7 +20,7 @@ def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
 
 def constant_(tensor: Tensor, value: float) -> Tensor:
     """Fills with one value."""
-    return tensor.copy_(creation.full(tensor.shape, value, dtype=tensor.dtype))
+    return tensor.copy_(creation.full(tensor.shape, value, dtype=tensor.dtype, device=tensor.device))
 
 
 def zeros_(tensor: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from typing import Any
 
 from lamina import _C
 from lamina._C import Tensor
-from lamina.tensor import asarray, is_device
+from lamina.devices import is_device
+from lamina.tensor import asarray
 
 
 class Parameter(Tensor):
@@ -195,7 +196,7 @@ class Module:
         for tensor in (*self.parameters(), *self.buffers()):
             if tensor.dtype.is_floating_point or is_device(target):
                 moved = tensor.detach().to(target)
-                if moved.data_ptr != tensor.data_ptr:
+                if (moved.dtype, moved.device) != (tensor.dtype, tensor.device):
                     _C.rebind(tensor, moved)
         return self
 

@@ -139,7 +139,7 @@ class LSTMCell(_LSTMBase):
             h, c = self.forward(F.unsqueeze(x, dim=0), states)
             return F.squeeze(h, dim=0), F.squeeze(c, dim=0)
         if hx is None:
-            zeros = creation.zeros(x.shape[0], self.hidden_size, dtype=x.dtype)
+            zeros = creation.zeros(x.shape[0], self.hidden_size, dtype=x.dtype, device=x.device)
             hx = zeros, zeros
         return F.lstm_cell(x, *hx, *self.parameters())
 

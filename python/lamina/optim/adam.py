@@ -83,7 +83,7 @@ class Adam(Optimizer):
     ) -> None:
         names = ("exp_avg", "exp_avg_sq", "step", "max_exp_avg_sq")[: 4 if group["amsgrad"] else 3]
         _C.adam_(
-            group.lr_tensor,
+            group.lr_on(params[0].device),
             scale,
             [*params, *grads, *self._states(group, params, positions, names)],
             *group["betas"],

@@ -22,7 +22,7 @@ class ParameterGroup(dict):
 
     def __init__(self, values: dict[str, Any]):
         super().__init__()
-        self.lr_tensor = tensor(0.0, dtype="float64")
+        self.lr_tensor = tensor(0.0, dtype="float64", device="cpu")
         self.known_states = (None, [])
         for key, value in values.items():
             self[key] = value
@@ -33,8 +33,14 @@ class ParameterGroup(dict):
                 self.lr_tensor = value
             else:
                 _require(float(value) >= 0, "lr", value, "at least 0")
-                self.lr_tensor.copy_(tensor(float(value), dtype="float64"))
+                self.lr_tensor.copy_(tensor(float(value), dtype="float64", device=self.lr_tensor.device))
         super().__setitem__(key, value)
+
+    def lr_on(self, device: str) -> Tensor:
+        """The learning rate in the memory of the device that the parameters lie on."""
+        if self.lr_tensor.device != device and not isinstance(self["lr"], Tensor):
+            self.lr_tensor = self.lr_tensor.to(device)
+        return self.lr_tensor
 
     def update(self, *args: Any, **kwargs: Any) -> None:
         for key, value in dict(*args, **kwargs).items():
@@ -127,7 +133,7 @@ class Optimizer:
     def _state_of(self, position: int, parameter: Tensor, group: ParameterGroup) -> dict[str, Tensor]:
         state = self.state.setdefault(position, {})
         if "step" not in state:
-            state["step"] = tensor(0, dtype="int64")
+            state["step"] = tensor(0, dtype="int64", device=parameter.device)
         for name in self._names(group):
             if name not in state:
                 dtype = "float64" if parameter.dtype == "float64" else "float32"

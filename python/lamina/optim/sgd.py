@@ -72,7 +72,7 @@ class SGD(Optimizer):
         if group["momentum"] != 0:
             tensors += self._states(group, params, positions, ("momentum_buffer", "step"))
         _C.sgd_(
-            group.lr_tensor,
+            group.lr_on(params[0].device),
             scale,
             tensors,
             group["momentum"],

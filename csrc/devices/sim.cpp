@@ -1,0 +1,51 @@
+// The simulator as a device: memory is the CPU's, and a kernel has ended when its launch returns.
+#include <cstdlib>
+#include <cstring>
+
+#include "base/device_library.h"
+#include "base/launch.h"
+
+namespace lamina {
+namespace {
+
+class Simulator final : public DeviceLibrary {
+ public:
+  int count() override { return 1; }
+  std::string why_none() override { return {}; }
+  std::string describe(int) override { return "CUDA kernels executed on the CPU, for tests"; }
+  bool is_host_memory() const override { return true; }
+
+  void set_launch_context(const LaunchContext& c) override {
+    sim::device_hooks() = {c.stream, c.allocate, c.free};
+  }
+
+  void* allocate(int, int64_t bytes) override {
+    // As aligned as a GPU's memory, and not by more, so that a sanitizer sees the end of the block.
+    void* block = nullptr;
+    return posix_memalign(&block, 512, size_t(bytes)) == 0 ? block : nullptr;
+  }
+  void free(int, void* memory) override { std::free(memory); }
+  void memory_info(int, int64_t* free_bytes, int64_t* total_bytes) override {
+    *free_bytes = *total_bytes = 0;
+  }
+
+  void copy(void* to, const void* from, int64_t bytes, Copy, void*) override {
+    std::memcpy(to, from, size_t(bytes));
+  }
+  void* create_stream(int) override { return this; }
+  void destroy_stream(void*) override {}
+  void synchronize(int, void*) override {}
+  void wait_for(void*, void*) override {}
+
+  void* capture(int, void*, void (*)(void*), void*) override { return nullptr; }
+  void launch_graph(void*, void*) override {}
+  void destroy_graph(void*) override {}
+};
+
+}  // namespace
+}  // namespace lamina
+
+extern "C" __attribute__((visibility("default"))) lamina::DeviceLibrary* lamina_device_library() {
+  static lamina::Simulator simulator;
+  return &simulator;
+}

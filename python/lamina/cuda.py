@@ -1,0 +1,101 @@
+"""CUDA devices: what there is, memory, streams.
+
+Work is queued on one stream per device, in the order of the program. Nothing waits but reading a value
+(``Tensor.numpy()``, ``float(loss)``) and ``synchronize``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from lamina import _C
+
+
+def device_count() -> int:
+    """The number of GPUs that can be used; 0 without a driver, a GPU, or kernels for it (``python -m lamina info``)."""
+    return int(_C.device_count("cuda"))
+
+
+def is_available() -> bool:
+    """True iff there is at least one usable GPU."""
+    return device_count() > 0
+
+
+def get_device_name(device: str = "cuda") -> str:
+    """Name, compute capability, multiprocessors and memory of a GPU."""
+    return str(_C.describe_device(device))
+
+
+def synchronize(device: str = "cuda") -> None:
+    """Waits until all work of this thread on the device is done."""
+    _C.synchronize(device)
+
+
+def memory_stats(device: str = "cuda") -> dict[str, int]:
+    """Bytes in use, cached and at their peak, and numbers of allocations; as ``lamina.memory_stats`` for the CPU."""
+    stats: dict[str, int] = _C.memory_stats(device)
+    return stats
+
+
+def empty_cache(device: str = "cuda") -> None:
+    """Gives cached blocks of 2 MiB and more back to the driver."""
+    _C.empty_cache(device)
+
+
+class Stream:
+    """A CUDA stream by its handle; other frameworks take it through ``__cuda_stream__``.
+
+    Source: https://nvidia.github.io/cuda-python/cuda-core/latest/interoperability.html
+    """
+
+    def __init__(self, ptr: int):
+        self.ptr = ptr
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        return (0, self.ptr)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stream) and other.ptr == self.ptr
+
+    def __hash__(self) -> int:
+        return hash(self.ptr)
+
+    def __repr__(self) -> str:
+        return f"Stream({self.ptr:#x})"
+
+
+def current_stream(device: str = "cuda") -> Stream:
+    """The stream that this thread's work on the device goes to."""
+    return Stream(_C.stream_handle(device))
+
+
+def _handle_of(stream: Any) -> int:
+    if isinstance(stream, int):
+        return stream
+    if hasattr(stream, "__cuda_stream__"):
+        return int(stream.__cuda_stream__()[1])
+    for name in ("cuda_stream", "ptr"):  # PyTorch; CuPy before 14
+        if hasattr(stream, name):
+            return int(getattr(stream, name))
+    raise TypeError(f"stream: {type(stream).__name__} is no stream; expected one with __cuda_stream__, or its handle")
+
+
+@contextlib.contextmanager
+def stream(external: Any, device: str = "cuda") -> Iterator[Stream]:
+    """This thread's work goes to another framework's stream while the context is open.
+
+    The two streams are put in order at both ends: work inside sees what was queued before, and what is queued
+    afterwards sees the work inside.
+
+    Args:
+        external: a CuPy or PyTorch stream, anything with ``__cuda_stream__``, or the handle of a cudaStream_t.
+    """
+    previous = _C.stream_handle(device)
+    own = _C.stream_is_own(device)
+    _C.use_stream(device, _handle_of(external))
+    try:
+        yield current_stream(device)
+    finally:
+        _C.use_stream(device, None if own else previous)
