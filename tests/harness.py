@@ -97,6 +97,12 @@ def label(case: Case, sample: Any, *more: str) -> str:
     return "-".join((case.op, sample.name, *more))
 
 
+def dtypes_of(case: Case, sample: Sample) -> list[str]:
+    """The dtypes of a sample; devices compute in float16 where the CPU computes in bfloat16."""
+    dtypes = list(case.dtypes_of(sample))
+    return [*dtypes, "float16"] if device != "cpu" and "bfloat16" in dtypes else dtypes
+
+
 def samples(*, gradients: bool = False) -> list:
     """Test parameters (case, sample, dtype); with `gradients`, those that have a gradient to test."""
     parameters = []
@@ -105,7 +111,7 @@ def samples(*, gradients: bool = False) -> list:
             if gradients and not differentiable_inputs(case, sample):
                 continue
             marks = [pytest.mark.slow] * sample.is_slow
-            for dtype in case.dtypes_of(sample):
+            for dtype in dtypes_of(case, sample):
                 name = label(case, sample, dtype)
                 parameters.append(pytest.param(case, sample, dtype, id=name, marks=marks))
     return parameters

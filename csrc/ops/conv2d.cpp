@@ -2,6 +2,7 @@
 // both share their kernels: what is dy to the one is the input of the other.
 #include "kernels/conv2d/conv2d.h"
 #include "autograd/op.h"
+#include "ops/operands.h"
 
 namespace lamina {
 namespace {
@@ -18,8 +19,7 @@ void check_operands(const char* op, const Inputs& in, const Attrs& attrs) {
   check(x.ndim() == 4, op, "x is ", x.view(), "; expected (N, C, H, W)");
   check(weight.ndim() == 4, op, "weight is ", weight.view(), "; expected four axes");
   const Dtype t = x.dtype();
-  check<TypeError>(t == Dtype::float32 || t == Dtype::bfloat16 || t == Dtype::float64, op, "x is ", t,
-                   "; expected float32, bfloat16 or float64");
+  check_kernel_dtype(op, "x", t);
   check<TypeError>(weight.dtype() == t, op, "weight is ", weight.dtype(), " but x is ", t,
                    "; expected one dtype");
   check<TypeError>(!bias || bias.dtype() == t, op, "bias is ", bias ? bias.dtype() : t, " but x is ", t,

@@ -6,6 +6,7 @@
 
 #include "autograd/op.h"
 #include "autograd/tape.h"
+#include "ops/operands.h"
 
 namespace lamina {
 namespace {
@@ -85,8 +86,7 @@ Array as_rows(const Array& x) {
 void check_dtypes(const char* op, const char* name, const Array& x, const char* other_name,
                   const Array& other) {
   const Dtype t = x.dtype();
-  check<TypeError>(t == Dtype::float32 || t == Dtype::bfloat16 || t == Dtype::float64, op, name, " is ", t,
-                   "; expected float32, bfloat16 or float64");
+  check_kernel_dtype(op, name, t);
   check<TypeError>(!other || other.dtype() == t, op, name, " is ", t, " but ", other_name, " is ",
                    other ? other.dtype() : t, "; expected one dtype");
 }

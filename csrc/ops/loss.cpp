@@ -14,11 +14,6 @@ Reduction reduction_of(const Attrs& attrs, std::string_view op) {
   return Reduction::mean;
 }
 
-void check_floating(const Array& x, std::string_view op) {
-  check<TypeError>(is_floating(x.dtype()) && x.dtype() != Dtype::float16, op, "x is ", x.dtype(),
-                   "; expected float32, bfloat16 or float64");
-}
-
 Dtype compute_dtype(Dtype t) { return t == Dtype::float64 ? Dtype::float64 : Dtype::float32; }
 
 // --- losses over classes -----------------------------------------------------------------------------------
@@ -49,7 +44,7 @@ void check_labels(const Array& target, int64_t C, int64_t ignore_index, std::str
 
 void check_class_loss(const Array& x, const Array& target, const Array& weight, const Attrs& attrs,
                       std::string_view op, bool may_be_probabilities) {
-  check_floating(x, op);
+  check_kernel_dtype(op, "x", x.dtype());
   check(x.ndim() >= 1, op, "x is ", x.view(), "; expected (N, C), (N, C, d1, ...) or (C,)");
   const int64_t C = class_axis(x).C;
   check(C > 0, op, "x is ", x.view(), "; expected at least one class");
@@ -237,7 +232,7 @@ template <PointwiseLoss kind>
 void infer_pointwise(const Inputs& in, const Attrs& attrs, Inference& out) {
   constexpr const char* op = pointwise_names[int(kind)];
   const Array &x = in[0], &target = in[1];
-  check_floating(x, op);
+  check_kernel_dtype(op, "x", x.dtype());
   check(target.shape() == x.shape(), op, "target is ", target.view(), " but x is ", x.view(),
         "; expected equal shapes");
   check<TypeError>(target.dtype() == x.dtype(), op, "target is ", target.dtype(), "; expected ", x.dtype(),

@@ -3,6 +3,7 @@
 // tape is open.
 #include "kernels/lstm/lstm.h"
 #include "autograd/tape.h"
+#include "ops/operands.h"
 
 namespace lamina {
 namespace {
@@ -73,8 +74,7 @@ View as_step(const View& v) {
 
 void check_dtypes(const char* op, std::initializer_list<std::pair<const char*, const Array*>> operands) {
   const Array& x = *operands.begin()->second;
-  check<TypeError>(x.dtype() == Dtype::float32 || x.dtype() == Dtype::bfloat16 || x.dtype() == Dtype::float64,
-                   op, "x is ", x.dtype(), "; expected float32, bfloat16 or float64");
+  check_kernel_dtype(op, "x", x.dtype());
   for (const auto& [name, array] : operands)
     check<TypeError>(!*array || array->dtype() == x.dtype(), op, name, " is ",
                      *array ? array->dtype() : x.dtype(), " but x is ", x.dtype(), "; expected one dtype");

@@ -2,6 +2,7 @@
 #include "kernels/norm/norm.h"
 
 #include "autograd/op.h"
+#include "ops/operands.h"
 
 namespace lamina {
 namespace {
@@ -36,8 +37,7 @@ const Register batch_norm_op{{
           const Array &x = in[0], &batches = in[5];
           check(x.ndim() >= 2, "batch_norm", "x is ", x.view(), "; expected (N, C, ...)");
           const Dtype t = x.dtype(), statistics = statistics_dtype(t);
-          check<TypeError>(t == Dtype::float32 || t == Dtype::bfloat16 || t == Dtype::float64, "batch_norm",
-                           "x is ", t, "; expected float32, bfloat16 or float64");
+          check_kernel_dtype("batch_norm", "x", t);
           const int64_t C = x.dim(1), count = shape_of(x.view()).count();
           constexpr const char* names[] = {"", "running_mean", "running_var", "weight", "bias"};
           for (size_t i = 1; i <= 4; ++i) {

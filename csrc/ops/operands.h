@@ -6,6 +6,15 @@
 
 namespace lamina {
 
+// Whether the kernels of layers have instances for elements of that type on the current device.
+inline bool is_kernel_dtype(Dtype t) {
+  return is_floating(t) && (t != Dtype::float16 || !current_device().is_cpu());
+}
+inline void check_kernel_dtype(std::string_view op, std::string_view name, Dtype t) {
+  check<TypeError>(is_kernel_dtype(t), op, name, " is ", t, "; expected float32, bfloat16 or float64",
+                   is_floating(t) ? " (float16 on a GPU)" : "");
+}
+
 // True iff elements of equal index lie at equal offsets, in views of one shape.
 inline bool same_order(const View& a, const View& b) {
   if (a.size() == 0) return true;

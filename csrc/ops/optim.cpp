@@ -44,8 +44,6 @@ Groups sgd_groups_of(const Inputs& in, const Attrs& attrs) {
 
 Dtype state_dtype(Dtype t) { return t == Dtype::float64 ? Dtype::float64 : Dtype::float32; }
 
-bool is_kernel_dtype(Dtype t) { return t == Dtype::float32 || t == Dtype::bfloat16 || t == Dtype::float64; }
-
 void check_scalar(const Array& x, std::string_view op, const char* name) {
   check(x.size() == 1, op, name, " is ", x.view(), "; expected one element");
   check<TypeError>(x.dtype() == Dtype::float32 || x.dtype() == Dtype::float64, op, name, " is ", x.dtype(),
@@ -64,8 +62,7 @@ void check_groups(const Inputs& in, const Groups& g, std::string_view op) {
         " groups of equal length");
   for (size_t i = 0; i < g.n; ++i) {
     const Array& param = g.at(params, i);
-    check<TypeError>(is_kernel_dtype(param.dtype()), op, "params[", i, "] is ", param.dtype(),
-                     "; expected float32, bfloat16 or float64");
+    if (!is_kernel_dtype(param.dtype())) check_kernel_dtype(op, cat("params[", i, "]"), param.dtype());
     check(is_dense(param.view()), op, "params[", i, "] ", param.view(), " has gaps in memory; expected none");
     for (size_t k = grads; k < g.kinds.size(); ++k) {
       const Array& x = g.at(k, i);
@@ -197,8 +194,7 @@ void infer_norm(const Inputs& in, const Attrs& attrs, Inference& out, std::strin
   Dtype dtype = Dtype::float32;
   int64_t elements = 0;
   for (size_t i = 0; i < in.size(); ++i) {
-    check<TypeError>(is_kernel_dtype(in[i].dtype()), op, "grads[", i, "] is ", in[i].dtype(),
-                     "; expected float32, bfloat16 or float64");
+    if (!is_kernel_dtype(in[i].dtype())) check_kernel_dtype(op, cat("grads[", i, "]"), in[i].dtype());
     if (in[i].dtype() == Dtype::float64) dtype = Dtype::float64;
     elements += in[i].size();
   }

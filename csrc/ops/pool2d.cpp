@@ -3,6 +3,7 @@
 
 #include "autograd/op.h"
 #include "autograd/tape.h"
+#include "ops/operands.h"
 
 namespace lamina {
 namespace {
@@ -28,9 +29,7 @@ Array dense(const Array& x, bool is_channels_last) {
 
 void check_input(const char* op, const Array& x) {
   check(x.ndim() == 4, op, "x is ", x.view(), "; expected (N, C, H, W)");
-  const Dtype t = x.dtype();
-  check<TypeError>(t == Dtype::float32 || t == Dtype::bfloat16 || t == Dtype::float64, op, "x is ", t,
-                   "; expected float32, bfloat16 or float64");
+  check_kernel_dtype(op, "x", x.dtype());
   check(x.dim(2) > 0 && x.dim(3) > 0, op, "x is ", x.view(), "; expected at least one row and column");
 }
 

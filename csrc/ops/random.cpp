@@ -4,6 +4,7 @@
 #include "autograd/op.h"
 #include "kernels/dropout/dropout.h"
 #include "kernels/layout/layout.h"
+#include "ops/operands.h"
 
 namespace lamina {
 namespace {
@@ -13,12 +14,6 @@ void check_state(std::string_view op, const Array& state) {
   check<TypeError>(state.dtype() == Dtype::int64, op, "state is ", state.dtype(), "; expected int64");
   check(state.ndim() == 1 && state.dim(0) == 2 && state.is_contiguous(), op, "state is ", state.view(),
         "; expected (2,), {seed, offset}");
-}
-
-bool has_kernel(Dtype t) { return is_floating(t) && t != Dtype::float16; }
-
-void check_float(std::string_view op, const char* name, Dtype dtype) {
-  check<TypeError>(has_kernel(dtype), op, name, " is ", dtype, "; expected float32, bfloat16 or float64");
 }
 
 void add_shape(std::string_view op, const Attrs& attrs, Inference& out) {
@@ -43,7 +38,7 @@ const Register uniform_op{{
     .infer =
         [](const Inputs& in, const Attrs& attrs, Inference& out) {
           check_state("uniform", in[0]);
-          check_float("uniform", "dtype", attrs.dtype("dtype"));
+          check_kernel_dtype("uniform", "dtype", attrs.dtype("dtype"));
           const double low = attrs.real("low"), high = attrs.real("high");
           check(low <= high, "uniform", "low is ", low, ", high ", high, "; expected low <= high");
           add_shape("uniform", attrs, out);
@@ -65,7 +60,7 @@ const Register normal_op{{
     .infer =
         [](const Inputs& in, const Attrs& attrs, Inference& out) {
           check_state("normal", in[0]);
-          check_float("normal", "dtype", attrs.dtype("dtype"));
+          check_kernel_dtype("normal", "dtype", attrs.dtype("dtype"));
           check(attrs.real("std") >= 0, "normal", "std is ", attrs.real("std"), "; expected 0 or more");
           add_shape("normal", attrs, out);
         },
@@ -111,7 +106,7 @@ const Register bernoulli_op{{
     .schema = "bernoulli(p, state!) -> y",
     .infer =
         [](const Inputs& in, const Attrs&, Inference& out) {
-          check_float("bernoulli", "p", in[0].dtype());
+          check_kernel_dtype("bernoulli", "p", in[0].dtype());
           check_state("bernoulli", in[1]);
           out.add({in[0].dtype(), in[0].shape()});
         },
@@ -154,7 +149,7 @@ const Register dropout_op{{
     .schema = "dropout(x, state!?, *, p: float = 0.5, training: bool = True) -> y, pair",
     .infer =
         [](const Inputs& in, const Attrs& attrs, Inference& out) {
-          check_float("dropout", "x", in[0].dtype());
+          check_kernel_dtype("dropout", "x", in[0].dtype());
           check_state("dropout", in[1]);
           check(attrs.real("p") >= 0 && attrs.real("p") <= 1, "dropout", "p is ", attrs.real("p"),
                 "; expected a probability from 0 to 1");

@@ -16,8 +16,7 @@ template <bool logarithm>
 void infer(const Inputs& in, const Attrs& attrs, Inference& out) {
   constexpr const char* op = logarithm ? "log_softmax" : "softmax";
   const Array& x = in[0];
-  check<TypeError>(is_floating(x.dtype()) && x.dtype() != Dtype::float16, op, "x is ", x.dtype(),
-                   "; expected float32, bfloat16 or float64");
+  check_kernel_dtype(op, "x", x.dtype());
   out.add({x.dtype(), x.shape(), layout_of(seen_along(x.view(), axis_of(x, attrs, op)))});
 }
 
