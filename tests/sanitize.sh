@@ -11,7 +11,7 @@ kind=$1
 shift
 build=$PWD/build/sanitize-$kind
 mkdir -p "$build/python"
-cmake -S . -B "$build" -G Ninja -DPython_EXECUTABLE="$(command -v python)" -DLAMINA_SANITIZE="$kind" \
+cmake -S . -B "$build" -G Ninja -DPython_EXECUTABLE="$(command -v python)" -DLAMINA_SANITIZE="$kind" -DLAMINA_CUDA=off \
   -DLAMINA_ISAS="${LAMINA_ISAS:-avx2}" -DLAMINA_OUTPUT_DIR="$build/python/lamina" >/dev/null
 cp -r python/lamina "$build/python/"
 rm -f "$build"/python/lamina/_C*.so

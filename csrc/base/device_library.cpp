@@ -41,9 +41,9 @@ Loaded load(DeviceType device) {
   loaded.handle = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!loaded.handle) {
     const std::string reason = dlerror();
-    loaded.why = device == DeviceType::cuda && reason.find("No such file") != std::string::npos
-                     ? "this build of Lamina has CPU kernels only; install the CUDA toolkit (nvcc) and run "
-                       "LAMINA_CUDA=on pip install --force-reinstall --no-cache-dir lamina"
+    const std::string built_without = LAMINA_WHY_NO_CUDA;
+    loaded.why = device == DeviceType::cuda && !built_without.empty()
+                     ? "this build of Lamina has CPU kernels only: " + built_without
                      : reason;
     return loaded;
   }

@@ -43,7 +43,7 @@ py::dict build_info() {
   return py::dict(py::arg("compiler") = LAMINA_COMPILER, py::arg("isa") = name_of(isa()),
                   py::arg("isa_built") = built, py::arg("isa_supported") = supported,
                   py::arg("threads") = num_threads(), py::arg("threads_source") = num_threads_source(),
-                  py::arg("why_no_cuda") = why_no_cuda());
+                  py::arg("cuda_built") = LAMINA_CUDA_BUILT, py::arg("why_no_cuda") = why_no_cuda());
 }
 
 }  // namespace

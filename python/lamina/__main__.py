@@ -7,9 +7,10 @@ import importlib.util
 import platform
 
 import lamina
-from lamina import _C
+from lamina import _C, cuda
 
 _OPTIONAL = {
+    "cupy": "arrays on the GPU beside Lamina's: pip install 'lamina[cuda]'",
     "torch": "comparisons and custom ops in PyTorch: pip install torch",
     "sklearn": "the examples' data: pip install 'lamina[examples]'",
     "matplotlib": "plots of the benchmarks: pip install 'lamina[bench]'",
@@ -19,6 +20,7 @@ _OPTIONAL = {
 def info() -> str:
     """The text of ``python -m lamina info``."""
     build = _C.build_info()
+    gpus = [f"cuda:{i}" for i in range(cuda.device_count())]
     missing_levels = [level for level in build["isa_built"] if level not in build["isa_supported"]]
     lines = [
         ("version", lamina.__version__),
@@ -29,9 +31,12 @@ def info() -> str:
         ("ISA level chosen", f"{build['isa']} (LAMINA_ISA=<level> overrides)"),
         ("  not on this machine", ", ".join(missing_levels) or "none"),
         ("threads", f"{build['threads']} (from {build['threads_source']})"),
-        ("devices", "cpu"),
-        ("  no cuda", build["why_no_cuda"]),
+        ("CUDA kernels built", build["cuda_built"] or "none"),
+        ("devices", ", ".join(["cpu", *gpus])),
     ]
+    lines += [(f"  {gpu}", cuda.get_device_name(gpu)) for gpu in gpus]
+    if not gpus:
+        lines.append(("  no cuda", build["why_no_cuda"]))
     for name, use in _OPTIONAL.items():
         lines.append((name, "found" if importlib.util.find_spec(name) else f"not found; for {use}"))
     return "\n".join(f"{name:<24}{value}" for name, value in lines)

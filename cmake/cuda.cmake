@@ -1,0 +1,77 @@
+# Decides whether CUDA is built, with which compiler and for which architectures. Sets
+#   cuda_built    what was built, for people: "nvcc 13.0.88 for 80, 90a"; empty if nothing was
+#   why_no_cuda   the reason, if nothing was
+set(cuda_built "")
+set(why_no_cuda "")
+set(how_to_get_it "install the CUDA toolkit, or set LAMINA_CUDA=pypi to let pip fetch the compiler, and run \
+pip install --force-reinstall --no-cache-dir again")
+
+if(NOT LAMINA_CUDA MATCHES "^(auto|on|off|pypi)$")
+  message(FATAL_ERROR "LAMINA_CUDA is '${LAMINA_CUDA}'; expected auto, on, off or pypi")
+endif()
+if(LAMINA_CUDA STREQUAL off)
+  set(why_no_cuda "it was built with LAMINA_CUDA=off (${how_to_get_it})")
+  return()
+endif()
+
+include(CheckLanguage)
+if(LAMINA_CUDA STREQUAL pypi)  # the wheels have a toolkit's layout, but for lib/ instead of lib64/
+  execute_process(COMMAND ${Python_EXECUTABLE} -c "import nvidia; print(list(nvidia.__path__)[0])"
+                  OUTPUT_VARIABLE nvidia_wheels OUTPUT_STRIP_TRAILING_WHITESPACE)
+  set(CMAKE_CUDA_COMPILER ${nvidia_wheels}/cu13/bin/nvcc)
+  set(CMAKE_CUDA_FLAGS_INIT "-L${nvidia_wheels}/cu13/lib")
+endif()
+if(NOT CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES OFF)  # they are given below, per target
+endif()
+check_language(CUDA)
+if(NOT CMAKE_CUDA_COMPILER)
+  if(NOT LAMINA_CUDA STREQUAL auto)
+    message(FATAL_ERROR "LAMINA_CUDA is ${LAMINA_CUDA}, but there is no nvcc that works")
+  endif()
+  set(why_no_cuda "nvcc was not found (${how_to_get_it})")
+  message(STATUS "Lamina: CPU only: ${why_no_cuda}")
+  return()
+endif()
+enable_language(CUDA)
+
+set(archs ${LAMINA_CUDA_ARCHS})
+if(archs STREQUAL all)
+  set(archs 80 86 89 90a 100 120)
+elseif(NOT archs)
+  execute_process(COMMAND nvidia-smi --query-gpu=compute_cap --format=csv,noheader
+                  OUTPUT_VARIABLE capabilities ERROR_QUIET OUTPUT_STRIP_TRAILING_WHITESPACE RESULT_VARIABLE failure)
+  if(failure EQUAL 0)
+    string(REPLACE "." "" archs "${capabilities}")
+    string(REPLACE "\n" ";" archs "${archs}")
+    string(REPLACE "90" "90a" archs "${archs}")
+    list(REMOVE_DUPLICATES archs)
+  else()
+    set(archs 80 90a)
+  endif()
+endif()
+set(real_archs ${archs})
+list(TRANSFORM real_archs APPEND "-real")
+list(GET archs 0 lowest)
+string(REPLACE "a" "" lowest ${lowest})
+
+file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/kernels/*/*.cu)
+add_library(lamina_cuda MODULE ${cuda_sources} csrc/devices/cuda.cpp)
+set_source_files_properties(csrc/devices/cuda.cpp PROPERTIES LANGUAGE CUDA)
+set_target_properties(lamina_cuda PROPERTIES CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON CUDA_RUNTIME_LIBRARY Static
+                      CUDA_ARCHITECTURES "${real_archs};${lowest}-virtual" CUDA_VISIBILITY_PRESET hidden)
+target_include_directories(lamina_cuda PRIVATE csrc)
+target_compile_definitions(lamina_cuda PRIVATE LAMINA_DEVICE=cuda)
+# A spill to local memory is an error; a serialised wgmma is found by tests/test_cuda_build.py in this log.
+target_compile_options(lamina_cuda PRIVATE --expt-relaxed-constexpr -Xptxas=--warn-on-spills
+                       -Xfatbin=-compress-all)
+target_link_options(lamina_cuda PRIVATE -Wl,-s)
+if(SKBUILD)
+  install(TARGETS lamina_cuda DESTINATION lamina)
+else()
+  set_target_properties(lamina_cuda PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${LAMINA_OUTPUT_DIR})
+endif()
+
+list(JOIN archs ", " archs_text)
+set(cuda_built "nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${archs_text} and PTX")
+message(STATUS "Lamina: CUDA by ${cuda_built}")
