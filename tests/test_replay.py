@@ -6,7 +6,8 @@ import lamina
 from cases import materialise
 from harness import as_tuple, assert_same_bits, call, function, label, samples, to_lamina, to_numpy
 
-FLOAT32 = [p for p in samples() if p.values[2] == "float32"]
+# Tensors do not change devices inside a recording.
+FLOAT32 = [p for p in samples() if p.values[2] == "float32" and p.values[0].op != "to_device"]
 
 
 @pytest.mark.parametrize(("case", "sample", "dtype"), FLOAT32)
