@@ -31,56 +31,68 @@
 namespace lamina {
 
 // The taps of one output along one axis: positions origin + r * dilation, inside the input for r in [first, last).
-struct PoolWindow {
-  int64_t origin, first, last;
+template <class Int>
+struct PoolWindowOf {
+  Int origin, first, last;
 };
 
-struct PoolAxis {
-  int64_t in, out, kernel, stride, pad, dilation;
+// On devices Int is int32_t, which halves the registers that indices take.
+template <class Int>
+struct PoolAxisOf {
+  Int in, out, kernel, stride, pad, dilation;
   // True iff the windows are the bins [floor(o * in / out), ceil((o + 1) * in / out)), at most `kernel` long.
   bool is_adaptive;
 
-  [[gnu::always_inline]] static int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+  [[gnu::always_inline]] LAMINA_HD static Int ceil_div(Int a, Int b) { return (a + b - 1) / b; }
+
+  // floor and ceil of i * a / b.
+  [[gnu::always_inline]] LAMINA_HD static Int scaled(Int i, Int a, Int b) { return Int(int64_t(i) * a / b); }
+  [[gnu::always_inline]] LAMINA_HD static Int scaled_up(Int i, Int a, Int b) {
+    return Int((int64_t(i) * a + b - 1) / b);
+  }
 
   // Bins of equal length are ordinary windows.
-  static PoolAxis adaptive(int64_t in, int64_t out) {
+  static PoolAxisOf adaptive(Int in, Int out) {
     if (out > 0 && in % out == 0) return {in, out, in / out, in / out, 0, 1, false};
     return {in, out, out > 0 ? ceil_div(in, out) + 1 : 1, 1, 0, 1, true};
   }
 
   // Extent of a window, holes included.
-  [[gnu::always_inline]] int64_t reach() const { return (kernel - 1) * dilation + 1; }
+  [[gnu::always_inline]] LAMINA_HD Int reach() const { return (kernel - 1) * dilation + 1; }
 
-  [[gnu::always_inline]] PoolWindow window(int64_t o) const {
+  [[gnu::always_inline]] LAMINA_HD PoolWindowOf<Int> window(Int o) const {
     if (is_adaptive) {
-      const int64_t origin = o * in / out;
-      return {origin, 0, ceil_div((o + 1) * in, out) - origin};
+      const Int origin = scaled(o, in, out);
+      return {origin, 0, scaled_up(o + 1, in, out) - origin};
     }
-    const int64_t origin = o * stride - pad;
-    const int64_t first = origin < 0 ? ceil_div(-origin, dilation) : 0;
-    const int64_t last = origin + reach() > in ? ceil_div(in - origin, dilation) : kernel;
+    const Int origin = o * stride - pad;
+    const Int first = origin < 0 ? ceil_div(-origin, dilation) : 0;
+    const Int last = origin + reach() > in ? ceil_div(in - origin, dilation) : kernel;
     return {origin, first, last};
   }
 
   // Elements that an average counts: padding if asked, what ceil_mode hangs over the padding never.
-  [[gnu::always_inline]] int64_t count(int64_t o, bool include_pad) const {
-    const PoolWindow v = window(o);
+  [[gnu::always_inline]] LAMINA_HD Int count(Int o, bool include_pad) const {
+    const PoolWindowOf<Int> v = window(o);
     if (!include_pad || is_adaptive) return v.last - v.first;
     return v.origin + kernel < in + pad ? kernel : in + pad - v.origin;
   }
 
   // The outputs [first, last) whose windows reach over position i.
-  [[gnu::always_inline]] void covering(int64_t i, int64_t* first, int64_t* last) const {
+  [[gnu::always_inline]] LAMINA_HD void covering(Int i, Int* first, Int* last) const {
     if (is_adaptive) {
-      *first = i * out / in;
-      *last = ceil_div((i + 1) * out, in);
+      *first = scaled(i, out, in);
+      *last = scaled_up(i + 1, out, in);
       return;
     }
-    const int64_t u = i + pad;
+    const Int u = i + pad;
     *first = u < reach() ? 0 : (u - reach()) / stride + 1;
     *last = u / stride < out ? u / stride + 1 : out;
   }
 };
+
+using PoolWindow = PoolWindowOf<int64_t>;
+using PoolAxis = PoolAxisOf<int64_t>;
 
 struct Pool2dArgs {
   View x, y;
