@@ -4,6 +4,7 @@
     python -m bench gemm conv2d softmax      kernels of these families (rows come from tests/cases)
     python -m bench adam overhead train import alloc
     python -m bench gemm --filter vgg --threads 1 2 --json rows.jsonl --plot charts.png
+    python -m bench gemm conv2d --device cuda
 
 Rivals (NumPy, and PyTorch where it is installed) run in the same process, on the same data, interleaved with
 Lamina; results are checked before they are timed. Each thread count runs in a process of its own: no other
@@ -29,6 +30,7 @@ def parse_arguments() -> argparse.Namespace:
     add("tables", nargs="*", help=f"families of kernels, or {', '.join(TABLES)}; default: everything")
     add("--threads", type=int, nargs="+", default=[1], help="thread counts")
     add("--filter", default="", help="only rows whose case and name contain this text")
+    add("--device", default="cpu", help="where the kernels run, such as cuda; of the other tables, train obeys it")
     add("--hot", action="store_true", help="reuse one set of buffers, warm in the caches")
     add("--quick", action="store_true", help="a tenth of the measuring time")
     add("--json", type=Path, help="append a JSON line per row to this file")
@@ -67,7 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = options.json or Path(folder) / "rows.jsonl"
         first = rows.stat().st_size if rows.exists() else 0
-        shared = [*options.tables, "--filter", options.filter, "--json", str(rows)]
+        shared = [*options.tables, "--filter", options.filter, "--device", options.device, "--json", str(rows)]
         shared += ["--hot"] * options.hot + ["--quick"] * options.quick
         for threads in options.threads:
             subprocess.run([sys.executable, "-m", "bench", *shared, "--threads", str(threads)], check=True)

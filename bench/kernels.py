@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+import lamina
 from bench.report import Report, Row
 from bench.rivals import Lamina, check, is_differentiable, rivals_of
 from bench.roofline import Roofline, measure_roofline
@@ -24,9 +25,12 @@ def run(wanted: list[str], threads: int, options: argparse.Namespace, out: Repor
     unknown = set(wanted) - set(families())
     if unknown:
         raise SystemExit(f"no bench shapes for {', '.join(sorted(unknown))}; there are {', '.join(families())}")
-    roofline = measure_roofline(threads)
+    roofline = measure_roofline(threads, options.device)
+    place = f"{cpu_name()}, {threads} thread{'s' * (threads > 1)}"
+    if options.device != "cpu":
+        place = lamina.cuda.get_device_name(options.device)
     out.title(
-        f"kernels on {cpu_name()}, {threads} thread{'s' * (threads > 1)}; measured peak "
+        f"kernels on {place}; measured peak "
         f"{roofline.peak / 1e9:.0f} GFLOP/s, memory {roofline.bandwidth / 1e9:.1f} GB/s"
     )
     for family in wanted:
@@ -48,7 +52,7 @@ def measure_row(
     options: argparse.Namespace,
 ) -> Row:
     name = f"{case.op} {bench.name}" + " backward" * (direction == "backward")
-    libraries = {"lamina": Lamina(case, bench), **rivals_of(case, bench, dtype)}
+    libraries = {"lamina": Lamina(case, bench, options.device), **rivals_of(case, bench, dtype, options.device)}
     libraries = {rival: library for rival, library in libraries.items() if hasattr(library, direction)}
 
     def prepare(library: Any) -> Callable[[], Any]:
@@ -58,14 +62,14 @@ def measure_row(
     check(name, results)
 
     operands = materialise(case, bench, dtype)
-    sets = buffer_sets(sum(x.nbytes for x in arrays(operands)), options.hot)
+    sets = buffer_sets(sum(x.nbytes for x in arrays(operands)), options.hot, options.device)
     calls = {}
     for rival, library in libraries.items():
         variants = [prepare(library) for _ in range(sets)]
         calls[rival] = lambda i, variants=variants: variants[i % len(variants)]()
-    timings = measure(calls, threads, options.quick)
+    timings = measure(calls, threads, options.quick, options.device)
     row = Row.of("kernels", name, threads, timings.pop("lamina"), timings)
-    row.dtype = dtype
+    row.dtype, row.device = dtype, options.device
     row.flops, row.bytes = work(bench, operands, results["lamina"], dtype, direction)
     row.roofline = roofline.seconds(row.flops, row.bytes) / row.seconds
     return row

@@ -26,6 +26,7 @@ class Row:
     name: str
     dtype: str = ""
     threads: int = 1
+    device: str = "cpu"
     seconds: float = 0
     minimum: float = 0
     spread: float = 0
@@ -39,7 +40,10 @@ class Row:
     def of(cls, table: str, name: str, threads: int, timing: Timing, rivals: dict[str, Timing]) -> Row:
         """A row of the times of one candidate, compared with its rivals."""
         ratios = {rival: timing.ratio(other) for rival, other in rivals.items()}
-        return cls(table, name, "float32", threads, timing.median, timing.minimum, timing.spread, ratios=ratios)
+        return cls(
+            table, name, "float32", threads,
+            seconds=timing.median, minimum=timing.minimum, spread=timing.spread, ratios=ratios,
+        )  # fmt: skip
 
 
 COLUMNS = ("case", "dtype", "thr", "median", "min", "spread", "GFLOP/s", "GB/s", "roof", "rival / lamina")

@@ -29,27 +29,31 @@ def is_differentiable(value: Any) -> bool:
 class Lamina:
     """Calls `lamina.functional`."""
 
-    def __init__(self, case: Case, bench: Bench):
+    def __init__(self, case: Case, bench: Bench, device: str):
+        self.device = device
         self.function, self.attrs, self.gradients = (
             getattr(lamina.functional, case.op),
             bench.attrs,
             case.gradients,
         )
 
+    def tensor(self, x: np.ndarray) -> lamina.Tensor:
+        return lamina.from_numpy(x).to(self.device)
+
     def forward(self, inputs: list[Any]) -> Callable[[], Any]:
-        tensors, function, attrs = convert(inputs, lamina.from_numpy), self.function, self.attrs
+        tensors, function, attrs = convert(inputs, self.tensor), self.function, self.attrs
         return lambda: function(*tensors, **attrs)
 
     def backward(self, inputs: list[Any]) -> Callable[[], Any]:
         """Gradients of all floating inputs for an output gradient of ones, of a tape made beforehand."""
-        tensors = convert(inputs, lamina.from_numpy)
+        tensors = convert(inputs, self.tensor)
         wanted = range(len(inputs)) if self.gradients is None else self.gradients
         leaves = [tensors[i] for i in wanted if is_differentiable(inputs[i])]
         with lamina.Tape() as tape:
             for x in leaves:
                 tape.watch(x)
             y = as_sequence(self.function(*tensors, **self.attrs))[0]
-        dy = lamina.from_numpy(np.ones(y.shape, np.asarray(y).dtype))
+        dy = lamina.ones_like(y)
         return lambda: tape.gradient(y, leaves, dy)
 
     @staticmethod
@@ -60,16 +64,16 @@ class Lamina:
 class Torch:
     """Calls the case's PyTorch rival."""
 
-    def __init__(self, function: Callable, gradients: Any):
-        self.function, self.gradients = function, gradients
+    def __init__(self, function: Callable, gradients: Any, device: str):
+        self.function, self.gradients, self.device = function, gradients, device
 
     def tensors(self, inputs: list[Any]) -> list[Any]:
         import torch
 
         def tensor(x: np.ndarray):
             if x.dtype.name == "bfloat16":
-                return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16)
-            return torch.from_numpy(x)
+                return torch.from_numpy(x.view(np.int16)).view(torch.bfloat16).to(self.device)
+            return torch.from_numpy(x).to(self.device)
 
         return convert(inputs, tensor)
 
@@ -96,7 +100,8 @@ class Torch:
 
     @staticmethod
     def numpy(value: Any) -> np.ndarray:
-        return value.detach().float().numpy() if value.is_floating_point() else value.numpy()
+        value = value.detach().cpu()
+        return value.float().numpy() if value.is_floating_point() else value.numpy()
 
 
 class NumPy:
@@ -114,14 +119,14 @@ class NumPy:
         return np.asarray(value)
 
 
-def rivals_of(case: Case, bench: Bench, dtype: str) -> dict[str, Any]:
+def rivals_of(case: Case, bench: Bench, dtype: str, device: str) -> dict[str, Any]:
     """Name -> library, for the rivals that the row names and this machine has."""
     found: dict[str, Any] = {}
-    if bench.numpy and dtype in ("float32", "float64"):
+    if bench.numpy and dtype in ("float32", "float64") and device == "cpu":
         found["numpy"] = NumPy(bench.numpy)
     if bench.torch and HAS_TORCH:
         named = bench.torch if isinstance(bench.torch, dict) else {"torch": bench.torch}
-        found |= {name: Torch(function, case.gradients) for name, function in named.items()}
+        found |= {name: Torch(function, case.gradients, device) for name, function in named.items()}
     return found
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 import lamina
+from bench.rivals import HAS_TORCH
 from bench.timing import measure
 
 
@@ -24,8 +25,26 @@ class Roofline:
         return max(flops / self.peak, bytes / self.bandwidth)
 
 
-def measure_roofline(threads: int) -> Roofline:
-    return Roofline(peak(threads), bandwidth(threads))
+def measure_roofline(threads: int, device: str) -> Roofline:
+    return Roofline(peak(threads), bandwidth(threads)) if device == "cpu" else device_roofline(device)
+
+
+def device_roofline(device: str) -> Roofline:
+    """bfloat16 flop/s of a large GEMM, by Lamina or PyTorch, whoever is faster, and bytes per second of a copy of
+    1 GiB. Rows of float32 are held to the same peak."""
+    n = 8192
+    with lamina.device(device):
+        a, b = (lamina.randn(n, n).to(lamina.bfloat16) for _ in range(2))
+        x = lamina.rand(1 << 28)
+    calls = {"lamina": lambda i: lamina.functional.matmul(a, b)}
+    if HAS_TORCH:
+        import torch
+
+        ta, tb = (torch.from_dlpack(m) for m in (a, b))
+        calls["torch"] = lambda i: torch.matmul(ta, tb)
+    gemm = min(t.minimum for t in measure(calls, 1, device=device).values())
+    copy = measure({"copy": lambda i: lamina.functional.clone(x)}, 1, device=device)["copy"].minimum
+    return Roofline(2 * n**3 / gemm, 2 * x.nbytes / copy)
 
 
 def peak(threads: int) -> float:

@@ -2,7 +2,8 @@
 
 Candidates take turns: each round times every candidate once, in rotating order, so that clock changes and
 neighbours hit all of them alike. A turn repeats the call until it lasts a millisecond. With one thread the
-clock is the CPU time of that thread, which does not count waiting for a core; with more it is wall time.
+clock is the CPU time of that thread, which does not count waiting for a core; with more it is wall time. On a
+GPU it is wall time from the first call of a turn until the device has done them all, and a turn lasts longer.
 
 Reported are the median over rounds, the minimum, and the spread (interquartile range over median). The ratio
 to a rival is the median of the ratios within each round: what drifts slower than a round cancels.
@@ -13,14 +14,19 @@ from __future__ import annotations
 import gc
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import lamina
+
 TURN = 1e-3  # seconds; the clocks are good to about 100 ns, so 1e-4 of a turn
+DEVICE_TURN = 10e-3  # to wait for the device costs some 10 us, 1e-3 of a turn
 ROUNDS = (7, 200)  # at least, at most
 BUDGET = 1.0  # seconds per row
+GPU_CACHE = 128 << 20  # bytes; the largest L2 cache of the architectures that kernels are built for
 
 
 @dataclass
@@ -51,10 +57,14 @@ class Timing:
         return statistics.median(b / a for a, b in zip(self.rounds, rival.rounds, strict=True))
 
 
-def measure(candidates: dict[str, Callable[[int], object]], threads: int, quick: bool = False) -> dict[str, Timing]:
+def measure(
+    candidates: dict[str, Callable[[int], object]], threads: int, quick: bool = False, device: str = "cpu"
+) -> dict[str, Timing]:
     """Times candidates in turns. Each is called with a running number, to choose among its buffers."""
-    clock = time.thread_time if threads == 1 else time.perf_counter
-    repeats = {name: _repeats(call) for name, call in candidates.items()}
+    on_cpu = device == "cpu"
+    clock = time.thread_time if threads == 1 and on_cpu else time.perf_counter
+    wait = _nothing if on_cpu else lambda: _wait_for(device)
+    repeats = {name: _repeats(call, TURN if on_cpu else DEVICE_TURN, wait) for name, call in candidates.items()}
     rounds: dict[str, list[float]] = {name: [] for name in candidates}
     order = list(candidates)
     deadline = time.perf_counter() + BUDGET * (0.1 if quick else 1)
@@ -70,30 +80,44 @@ def measure(candidates: dict[str, Callable[[int], object]], threads: int, quick:
                 start = clock()
                 for i in range(first, first + n):
                     call(i)
+                wait()
                 rounds[name].append((clock() - start) / n)
     finally:
         gc.enable()
     return {name: Timing(values) for name, values in rounds.items()}
 
 
-def _repeats(call: Callable[[int], object]) -> int:
+def _nothing() -> None:
+    pass
+
+
+def _wait_for(device: str) -> None:
+    """Waits for all streams of the GPU, whoever filled them."""
+    lamina.cuda.synchronize(device)
+    if "torch" in sys.modules:
+        sys.modules["torch"].cuda.synchronize()
+
+
+def _repeats(call: Callable[[int], object], turn: float, wait: Callable[[], None]) -> int:
     """Calls per turn. The first calls also warm up: plans, caches of memory, lazy initialisation."""
     n = 1
     while True:
         start = time.perf_counter()
         for i in range(n):
             call(i)
+        wait()
         elapsed = time.perf_counter() - start
-        if elapsed >= TURN or n >= 1 << 20:
+        if elapsed >= turn or n >= 1 << 20:
             return n
-        n = max(2 * n, min(int(n * 1.2 * TURN / max(elapsed, 1e-9)), 100 * n))
+        n = max(2 * n, min(int(n * 1.2 * turn / max(elapsed, 1e-9)), 100 * n))
 
 
-def buffer_sets(bytes_per_set: int, hot: bool) -> int:
+def buffer_sets(bytes_per_set: int, hot: bool, device: str = "cpu") -> int:
     """How many sets of operands to rotate through: twice the caches, but at most 64 sets."""
     if hot:
         return 1
-    return max(2, min(64, -(-2 * last_level_cache() // max(bytes_per_set, 1))))
+    cache = last_level_cache() if device == "cpu" else GPU_CACHE
+    return max(2, min(64, -(-2 * cache // max(bytes_per_set, 1))))
 
 
 def last_level_cache() -> int:

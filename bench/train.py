@@ -57,13 +57,29 @@ def run(threads: int, options: argparse.Namespace, out: Report) -> None:
             continue
         rng = np.random.default_rng(0)
         x, t = rng.standard_normal(shape, np.float32), rng.integers(0, classes, shape[0])
-        calls = {"eager": lamina_step(build(nn), x, t), "replayed": lamina_step(build(nn), x, t, record=True)}
+        device = options.device
+        calls = {
+            "eager": lamina_step(build(nn).to(device), x, t),
+            "replayed": lamina_step(build(nn).to(device), x, t, record=True),
+        }
         if HAS_TORCH:
-            calls["torch"] = torch_step(build, x, t)
-        timings = measure(calls, threads, options.quick)
+            calls["torch"] = torch_step(build(torch_nn()).to(device), x, t)
+        timings = measure(calls, threads, options.quick, device)
         rivals = {rival: timings[rival] for rival in timings if rival not in ("eager", "replayed")}
         for mode in ("eager", "replayed"):
-            out.row(Row.of("train", f"{name}, {mode}", threads, timings[mode], rivals))
+            row = Row.of("train", f"{name}, {mode}", threads, timings[mode], rivals)
+            row.device = device
+            out.row(row)
+
+
+def torch_nn() -> ModuleType:
+    import torch
+
+    return torch.nn
+
+
+def place_of(model: Any) -> Any:
+    return next(iter(model.parameters())).device
 
 
 def lamina_step(model: Any, x: np.ndarray, t: np.ndarray, record: bool = False) -> Callable[[int], object]:
@@ -77,16 +93,15 @@ def lamina_step(model: Any, x: np.ndarray, t: np.ndarray, record: bool = False) 
         return loss
 
     run = lamina.record(step) if record else step
-    x, t = lamina.from_numpy(x), lamina.from_numpy(t)
+    x, t = (lamina.from_numpy(a).to(place_of(model)) for a in (x, t))
     return lambda i: run(x, t)
 
 
-def torch_step(build: Callable, x: np.ndarray, t: np.ndarray) -> Callable[[int], object]:
+def torch_step(model: Any, x: np.ndarray, t: np.ndarray) -> Callable[[int], object]:
     import torch
 
-    model = build(torch.nn)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    x, t = torch.from_numpy(x), torch.from_numpy(t)
+    x, t = (torch.from_numpy(a).to(place_of(model)) for a in (x, t))
 
     def step(i: int) -> object:
         optimizer.zero_grad()
