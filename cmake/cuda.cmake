@@ -34,6 +34,7 @@ if(NOT CMAKE_CUDA_COMPILER)
   return()
 endif()
 enable_language(CUDA)
+set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # CMake before 3.25.2 does not know that nvcc has it
 
 set(archs ${LAMINA_CUDA_ARCHS})
 if(archs STREQUAL all)
@@ -58,8 +59,7 @@ string(REPLACE "a" "" lowest ${lowest})
 file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/kernels/*/*.cu)
 add_library(lamina_cuda MODULE ${cuda_sources} csrc/devices/cuda.cpp)
 set_source_files_properties(csrc/devices/cuda.cpp PROPERTIES LANGUAGE CUDA)
-set_target_properties(lamina_cuda PROPERTIES CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON CUDA_RUNTIME_LIBRARY Static
-                      CUDA_ARCHITECTURES "${real_archs};${lowest}-virtual" CUDA_VISIBILITY_PRESET hidden)
+set_target_properties(lamina_cuda PROPERTIES CUDA_STANDARD 20 CUDA_RUNTIME_LIBRARY Static CUDA_ARCHITECTURES "${real_archs};${lowest}-virtual" CUDA_VISIBILITY_PRESET hidden)
 target_include_directories(lamina_cuda PRIVATE csrc)
 target_compile_definitions(lamina_cuda PRIVATE LAMINA_DEVICE=cuda)
 # A spill to local memory is an error; a serialised wgmma is found by tests/test_cuda_build.py in this log.
