@@ -4,6 +4,7 @@
 // kernels on the CPU (simt/). Kernels call nothing else: no intrinsics, no assembly, no static shared memory.
 #pragma once
 
+#include "prim/activation.cuh"
 #include "prim/atomic.cuh"
 #include "prim/block.cuh"
 #include "prim/convert.cuh"

@@ -16,6 +16,8 @@
 //   dA = g B^T,   dB = A^T g,   dbias[n] = sum_m g[m, n],   dresidual = dy.
 // The products are this kernel on transposed views; g and dbias come in one pass from `epilogue_backward`.
 // act' is taken from y for relu, sigmoid and tanh, and from pre for gelu and silu.
+// On devices a tile of C is summed by one thread block; where that leaves multiprocessors idle, K is cut into ranges,
+// whose sums a second launch adds in their order. Elements may be float16 there.
 //
 // Work: 2 M N K flops; bytes: the operands once, plus one write and one read of each packed block.
 // Multiply-adds bound it when M, N and K exceed about 50; skinny products are bound by the bytes of their
@@ -28,11 +30,14 @@
 //   dots       few rows and B's columns lie in memory: vectors run along K, and lanes are summed at the end
 //   rows       very few rows and B's rows lie in memory: y += sum of a[k] * B[k, :], several k at a time
 //   amx        bfloat16 on machines with AMX, from 16 rows and columns on: tile instructions (amx.h)
+//   simt       devices: register tiles per thread, slices of the operands in shared memory (simt.cuh)
 // Products whose y is column-major, or has few columns and many rows, are computed transposed: y^T = B^T A^T.
 //
 // Sources: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), for the loops;
 // Van Zee and van de Geijn, "BLIS" (2015), for tiles 6 x 16 and blocks that fit the caches.
 #pragma once
+
+#include <ostream>
 
 #include "base/activation.h"
 #include "base/kernel_table.h"
@@ -61,26 +66,39 @@ struct EpilogueBackwardArgs {
   bool saved_is_y = false;
 };
 
-enum class GemmPath : int32_t { packed, in_place, dots, rows, amx };
+enum class GemmPath : int32_t { packed, in_place, dots, rows, amx, simt };
+
+constexpr const char* name_of(GemmPath p) {
+  constexpr const char* names[] = {"packed", "in_place", "dots", "rows", "amx", "simt"};
+  return names[static_cast<int>(p)];
+}
 
 // What choose_tile looks at: one matrix product of the batch.
 struct GemmProblem {
   int64_t M, N, K, batch;
   int64_t a_row_stride, a_column_stride, b_row_stride, b_column_stride;
   int64_t element_size, compute_size;  // bytes
-  bool sums_in_y;                      // y can hold unfinished sums
-  bool has_tiles;                      // elements are bfloat16, and tile instructions may be used
-  int threads;
+  bool sums_in_y = false;              // y can hold unfinished sums
+  bool has_tiles = false;              // elements are bfloat16, and tile instructions may be used
+  int threads = 1;
+  Dtype dtype = Dtype::float32;  // this and what follows: on devices
+  int sm_count = 0, architecture = 0;
 };
 
 struct GemmTile {
-  GemmPath path;
-  bool copy_a;               // A is copied into bands
-  int64_t mc, nc, kc;        // blocks of the loops
-  int64_t chunk_m, chunk_n;  // what a thread takes at a time
-  int64_t chunk_batch;       // whole products per chunk; 1 where a product has several chunks
-  double bytes, cycles;  // estimates: memory traffic with packing, and cycles of multiply-adds and packing
+  GemmPath path = GemmPath::packed;
+  bool copy_a = false;  // A is copied into bands
+  int64_t mc = 0, nc = 0,
+          kc = 0;  // blocks of the loops; on devices the sums of a thread block and the part of K it takes
+  int64_t chunk_m = 0, chunk_n = 0;  // what a thread takes at a time
+  int64_t chunk_batch = 0;           // whole products per chunk; 1 where a product has several chunks
+  double bytes = 0,
+         cycles = 0;  // estimates: memory traffic with packing, and cycles of multiply-adds and packing
 };
+inline std::ostream& operator<<(std::ostream& out, const GemmTile& t) {
+  return out << name_of(t.path) << ' ' << t.mc << " x " << t.nc << " x " << t.kc << ", " << t.bytes
+             << " bytes, " << t.cycles << " cycles";
+}
 
 struct GemmKernels {
   void (*gemm)(const GemmArgs&);

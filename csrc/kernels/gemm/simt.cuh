@@ -1,0 +1,175 @@
+// Products by multiply-adds of the ordinary cores: any strides, float32 as IEEE defines it, float64, and short types
+// where their operands do not suit the matrix units.
+//
+//   sums[m, n] = sum_k A[m, k] B[k, n]     for a tile of M x N per block
+//
+// The block walks over K in steps of 16. Both operands' slices come to shared memory in compute precision, k outermost,
+// so that a thread reads its rows and columns as vectors; the slice after the next comes to registers meanwhile:
+//
+//        B  n ->                     A thread's TM x TN sums lie in sub-tiles of 4 x 4, so that neighbouring threads
+//      +---------+                   read neighbouring vectors. 8 x 8 sums read 16 numbers for 64 multiply-adds; 32 of
+//  A   | . | . | |                   each are what shared memory delivers to one SM per cycle against 128.
+//  m   |---+---| |
+//  |   | . | . | |
+//  v   +---------+
+//
+// Sums of 256 products go into a second set of sums, so that rounding errors grow with 256 + K / 256 and not with K.
+// Each element is summed in an order that depends on K and the cut of K alone.
+#pragma once
+
+#include "kernels/gemm/product.cuh"
+
+namespace lamina::LAMINA_DEVICE {
+
+template <int Rows, int Columns, int RowsPerThread, int ColumnsPerThread>
+struct SimtTile {
+  static constexpr int M = Rows, N = Columns, K = 16, TM = RowsPerThread, TN = ColumnsPerThread;
+  static constexpr int threads_m = M / TM, threads_n = N / TN, threads = threads_m * threads_n;
+  // A warp has whole rows of threads; with one sub-tile each they are a patch.
+  static constexpr int patch_rows = 4 * prim::warp_size / threads_n;
+};
+
+// A slice of K x Lines numbers. Four more per row keep the vectors aligned and spread columns over the banks.
+template <class S, int K, int Lines>
+struct Slice {
+  S at[K][Lines + 4];
+};
+
+template <class T, class Tile>
+struct SimtShared {
+  using S = Compute<T>;
+  struct Slices {
+    Slice<S, Tile::K, Tile::M> a;
+    Slice<S, Tile::K, Tile::N> b;
+  };
+  union {
+    Slices slices[2];
+    Patch<S, Tile::patch_rows, Tile::N> patches[Tile::threads / prim::warp_size];  // after the last slice
+  };
+};
+
+// A thread's part of the slices of one operand, of `Lines` rows of A or columns of B: element i is
+// (line + i * line_step, k + i * k_step). Neighbouring threads take neighbouring elements of the axis along which the
+// operand lies in memory.
+template <class T, int K, int Lines, int Threads>
+struct SliceLoader {
+  static constexpr int count = K * Lines / Threads, pitch = Lines + 4;
+  static_assert(Threads % K == 0 && Threads % Lines == 0);
+
+  const T* next;  // element 0 of the next slice
+  int64_t step, k_stride;
+  int line, line_step, k, k_step, lines;  // `lines` of the tile exist
+  Compute<T> v[count] = {};
+
+  LAMINA_PRIM SliceLoader(const T* data, int64_t line_stride, int64_t k_stride, int64_t lines)
+      : k_stride(k_stride), lines(lines < Lines ? int(lines) : Lines) {
+    const bool runs_along_k = k_stride < line_stride;
+    line = runs_along_k ? prim::thread() / K : prim::thread() % Lines;
+    line_step = runs_along_k ? Threads / K : 0;
+    k = runs_along_k ? prim::thread() % K : prim::thread() / Lines;
+    k_step = runs_along_k ? 0 : Threads / Lines;
+    next = data + line * line_stride + k * k_stride;
+    step = line_step * line_stride + k_step * k_stride;
+  }
+  // Of the next slice, the first `ks` elements of K.
+  LAMINA_PRIM void load(int64_t ks) {
+#pragma unroll
+    for (int i = 0; i < count; ++i)
+      v[i] =
+          line + i * line_step < lines && k + i * k_step < ks ? prim::widen(next[i * step]) : Compute<T>(0);
+    next += K * k_stride;
+  }
+  LAMINA_PRIM void store(Slice<Compute<T>, K, Lines>& slice) const {
+    Compute<T>* p = &slice.at[k][line];
+#pragma unroll
+    for (int i = 0; i < count; ++i) p[i * (k_step * pitch + line_step)] = v[i];
+  }
+};
+
+// The four neighbouring numbers of each sub-tile of 4 that belong to `thread`.
+template <int Count, class S>
+LAMINA_PRIM void load_fragment(const S* row, int thread, int threads, S (&v)[Count]) {
+#pragma unroll
+  for (int i = 0; i < Count; i += 4) {
+    const prim::Pack<S, 4> four = prim::load_vector<4>(row + (i * threads + thread * 4));
+#pragma unroll
+    for (int k = 0; k < 4; ++k) v[i + k] = four[k];
+  }
+}
+
+template <class T, class Tile>
+__global__ void __launch_bounds__(Tile::threads) gemm_simt_kernel(Product p, Cut cut, Compute<T>* partial) {
+  using S = Compute<T>;
+  constexpr int TM = Tile::TM, TN = Tile::TN, slices_per_sum = 256 / Tile::K;
+  auto& shared = prim::shared_memory<SimtShared<T, Tile>>();
+  const int thread_m = prim::thread() / Tile::threads_n, thread_n = prim::thread() % Tile::threads_n;
+
+  for (int64_t block = blockIdx.x; block < cut.blocks(); block += gridDim.x) {
+    const BlockTile tile = tile_of(cut, p.K, block);
+    const Matrix<const T> am = matrix_of<const T>(p, p.a, tile.index),
+                          bm = matrix_of<const T>(p, p.b, tile.index);
+    SliceLoader<T, Tile::K, Tile::M, Tile::threads> a(am.at(tile.row, tile.k_begin), am.row_stride,
+                                                      am.column_stride, p.M - tile.row);
+    SliceLoader<T, Tile::K, Tile::N, Tile::threads> b(bm.at(tile.k_begin, tile.column), bm.column_stride,
+                                                      bm.row_stride, p.N - tile.column);
+    S total[TM][TN] = {}, sum[TM][TN] = {};
+    const auto add_to_total = [&] {
+#pragma unroll
+      for (int i = 0; i < TM; ++i)
+#pragma unroll
+        for (int j = 0; j < TN; ++j) {
+          total[i][j] += sum[i][j];
+          sum[i][j] = 0;
+        }
+    };
+
+    int64_t left = tile.k_end - tile.k_begin;  // elements of K that have not been summed
+    if (left > 0) {
+      a.load(left);
+      b.load(left);
+    }
+    for (int slice = 0; left > 0; left -= Tile::K, ++slice) {
+      auto& slices = shared.slices[slice % 2];
+      a.store(slices.a);
+      b.store(slices.b);
+      prim::
+          block_sync();  // the slice is there; and all have left the other one, which the next round overwrites
+      if (left > Tile::K) {
+        a.load(left - Tile::K);
+        b.load(left - Tile::K);
+      }
+#pragma unroll 4
+      for (int k = 0; k < Tile::K; ++k) {
+        S av[TM], bv[TN];
+        load_fragment(slices.a.at[k], thread_m, Tile::threads_m, av);
+        load_fragment(slices.b.at[k], thread_n, Tile::threads_n, bv);
+#pragma unroll
+        for (int i = 0; i < TM; ++i)
+#pragma unroll
+          for (int j = 0; j < TN; ++j) sum[i][j] = prim::fma(av[i], bv[j], sum[i][j]);
+      }
+      if (slice % slices_per_sum == slices_per_sum - 1) add_to_total();
+    }
+    add_to_total();
+
+    prim::block_sync();  // all have left the slices, where the patches lie
+    const Epilogue<T> epilogue = epilogue_of<T>(p, cut, tile, partial);
+    auto& patch = shared.patches[prim::warp()];
+#pragma unroll 1
+    for (int part = 0; part < TM / 4; ++part) {
+#pragma unroll
+      for (int i = 0; i < TM; ++i)
+#pragma unroll
+        for (int j = 0; j < TN; j += 4)
+          if (i / 4 == part)
+            prim::store_vector(
+                &patch.at[thread_m * 4 % Tile::patch_rows + i % 4][j * Tile::threads_n + thread_n * 4],
+                prim::Pack<S, 4>{{total[i][j], total[i][j + 1], total[i][j + 2], total[i][j + 3]}});
+      finish<T>(patch, tile.row + part * 4 * Tile::threads_m + prim::warp() * Tile::patch_rows, tile.column,
+                epilogue);
+    }
+    prim::block_sync();  // the patches are free
+  }
+}
+
+}  // namespace lamina::LAMINA_DEVICE
