@@ -1,8 +1,12 @@
-"""Charts of a run: where each kernel stands under the roofline, and how many times longer the rivals take."""
+"""Charts of a run: where each kernel stands under the roofline, and how many times longer the rivals take.
+
+python -m bench.plot rows.jsonl charts.png
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 
@@ -48,3 +52,7 @@ def draw_ratios(axes, rows: list[dict]) -> None:
     axes.set(xscale="log", xlabel="time of the rival / time of lamina", title="above 1: lamina is faster")
     if rivals:
         axes.legend()
+
+
+if __name__ == "__main__":
+    draw(Path(sys.argv[1]).read_text(), Path(sys.argv[2]))

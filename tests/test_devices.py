@@ -5,8 +5,8 @@ import pytest
 
 import harness
 import lamina
-from lamina import nn, optim
 from lamina import functional as F
+from lamina import nn, optim
 
 
 @pytest.fixture
