@@ -10,38 +10,14 @@ namespace lamina::LAMINA_DEVICE::prim {
 
 #if defined(LAMINA_SIM)
 
-struct Exchange {
-  uint64_t value, result;
-  uint32_t source;  // lane
-};
-
-// The value of lane `source`, for shuffles. A value from outside the mask is poison.
 template <class T>
 inline T shuffle(const char* name, T value, int source, uint32_t mask) {
   static_assert(sizeof(T) <= 8);
-  Exchange x = {.value = 0, .result = ~uint64_t(0), .source = uint32_t(source)};
-  std::memcpy(&x.value, &value, sizeof(T));
-  simt::warp_collective(name, mask, &x, [](void* const* operands, uint32_t mask) {
-    for (int i = 0; i < warp_size; ++i) {
-      if (!(mask >> i & 1)) continue;
-      Exchange& x = *static_cast<Exchange*>(operands[i]);
-      if (mask >> x.source & 1) x.result = static_cast<Exchange*>(operands[x.source])->value;
-    }
-  });
-  std::memcpy(&value, &x.result, sizeof(T));
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof(T));
+  bits = simt::shuffle(name, bits, source, mask);
+  std::memcpy(&value, &bits, sizeof(T));
   return value;
-}
-
-inline uint32_t ballot_of(uint32_t value, uint32_t mask) {
-  Exchange x = {.value = value, .result = 0, .source = 0};
-  simt::warp_collective("ballot", mask, &x, [](void* const* operands, uint32_t mask) {
-    uint32_t votes = 0;
-    for (int i = 0; i < warp_size; ++i)
-      if (mask >> i & 1) votes |= uint32_t(static_cast<Exchange*>(operands[i])->value) << i;
-    for (int i = 0; i < warp_size; ++i)
-      if (mask >> i & 1) static_cast<Exchange*>(operands[i])->result = votes;
-  });
-  return uint32_t(x.result);
 }
 
 #endif
@@ -89,7 +65,7 @@ LAMINA_PRIM T shuffle_up(T value, int delta, uint32_t mask = all_lanes) {
 // The lanes whose predicate holds.
 LAMINA_PRIM uint32_t ballot(bool predicate, uint32_t mask = all_lanes) {
 #if defined(LAMINA_SIM)
-  return ballot_of(predicate, mask);
+  return simt::ballot(predicate, mask);
 #else
   return __ballot_sync(mask, predicate);
 #endif

@@ -1,15 +1,11 @@
-#include "simt/engine.h"
-
+// Scheduling: grids, blocks and threads; who runs next; what is said when nobody can.
 #include <sys/mman.h>
 
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
-#include <deque>
-#include <memory>
-#include <mutex>
-#include <vector>
 
-#include "simt/builtin.h"
-#include "simt/fiber.h"
+#include "simt/state.h"
 
 namespace lamina::simt {
 
@@ -17,197 +13,354 @@ Index thread_index, block_index, block_extent, grid_extent;
 
 namespace {
 
-struct Warp;
-struct Block;
+constexpr int64_t page = 4096, canary_bytes = 1024;
+constexpr int max_idle_rounds = 10000;  // of threads that spin, with nothing else going on
+constexpr size_t max_tsan_fibers = 4000;
 
-struct Thread {
-  Fiber* fiber;
-  Warp* warp;
-  Index index;
-  int lane;
-  const char* waits_for = nullptr;  // null: ready or running
-  bool has_ended = false;
-};
+Index index_of(Extent e) { return {uint32_t(e.x), uint32_t(e.y), uint32_t(e.z)}; }
 
-struct Warp {
-  Block* block;
-  std::vector<Thread*> lanes;
-  // The collective operation that lanes are meeting at.
-  const char* operation = nullptr;
-  uint32_t mask = 0, arrived = 0;
-  void* operands[warp_size] = {};
-};
+std::string text(Index i) { return cat('(', i.x, ", ", i.y, ", ", i.z, ')'); }
 
-struct Block {
-  Index index;
-  char* shared;
-  std::vector<Warp> warps;
-  std::vector<Thread> threads;
-  int live = 0, at_barrier = 0;
-};
-
-struct Engine {
-  std::mutex mutex;
-  Fiber main;
-  std::vector<std::unique_ptr<Fiber>> fibers;  // kept for the next launch
-  std::deque<Thread*> ready;
-  Thread* running = nullptr;
-  Block* block = nullptr;
-  const std::function<void()>* body = nullptr;
-  std::string error;
-
-  void go_on();
-  void wait(const char* what) {
-    running->waits_for = what;
-    go_on();
+// "0-31, 64": the numbers of threads.
+std::string ranges(const std::vector<int>& numbers) {
+  std::string out;
+  for (size_t i = 0; i < numbers.size();) {
+    size_t last = i;
+    while (last + 1 < numbers.size() && numbers[last + 1] == numbers[last] + 1) ++last;
+    out += cat(out.empty() ? "" : ", ", numbers[i]);
+    if (last > i) out += cat('-', numbers[last]);
+    i = last + 1;
   }
-  void wake(Thread* t) {
-    t->waits_for = nullptr;
-    ready.push_back(t);
-  }
-  void run_block(const Launch& launch, Index index, char* shared);
-};
+  return out;
+}
+
+}  // namespace
 
 Engine& engine() {
   static Engine e;
   return e;
 }
 
-// Runs the next ready thread; without one, the caller of run().
-void Engine::go_on() {
-  Fiber& from = running ? *running->fiber : main;
-  Thread* next = nullptr;
-  if (error.empty() && !ready.empty()) {
-    next = ready.front();
-    ready.pop_front();
-  }
-  if (next == running && next) return;
-  running = next;
-  if (next) {
-    thread_index = next->index;
-    block_index = next->warp->block->index;
-  }
-  Fiber::switch_to(from, next ? *next->fiber : main);
+void fail(const char* what) { throw StateError(what); }
+
+// --- shared memory, blocks ---------------------------------------------------------------------------------------
+
+SharedMemory::SharedMemory(int64_t bytes)
+    : bytes_(bytes), mapped_((bytes + canary_bytes + page - 1) / page * page + page) {
+  void* p = mmap(nullptr, size_t(mapped_), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (p == MAP_FAILED) throw std::bad_alloc();
+  mprotect(static_cast<char*>(p) + mapped_ - page, page, PROT_NONE);
+  data_ = static_cast<char*>(p);
+  std::memset(data_, 0xff, size_t(mapped_ - page));
+  asan::poison(data_ + bytes_, size_t(mapped_ - page - bytes_));
 }
 
-constexpr const char* at_block_sync = "block_sync";
-
-void release_barrier_if_complete(Block& b) {
-  if (!b.live || b.at_barrier < b.live) return;
-  b.at_barrier = 0;
-  for (Thread& t : b.threads)
-    if (t.waits_for == at_block_sync) engine().wake(&t);
+SharedMemory::~SharedMemory() {
+  asan::unpoison(data_, size_t(mapped_ - page));
+  munmap(data_, size_t(mapped_));
 }
 
-void entry() {
-  Engine& e = engine();
-  try {
-    (*e.body)();
-  } catch (const std::exception& error) {
-    e.error = error.what();
-  }
-  Thread& t = *e.running;
-  t.has_ended = true;
-  --t.warp->block->live;
-  release_barrier_if_complete(*t.warp->block);
-  e.go_on();
+void SharedMemory::check_canary() const {
+  asan::unpoison(data_ + bytes_, size_t(mapped_ - page - bytes_));
+  const char* end = data_ + mapped_ - page;
+  if (std::any_of(data_ + bytes_, const_cast<char*>(end), [](char c) { return c != char(0xff); }))
+    fail("a thread wrote beyond its shared memory");
 }
 
-std::string describe(const Thread& t) {
-  return cat("thread (", t.index.x, ", ", t.index.y, ", ", t.index.z, ") waits at ", t.waits_for);
-}
-
-void Engine::run_block(const Launch& launch, Index index, char* shared) {
-  const auto threads = size_t(launch.block.size());
-  std::memset(shared, 0xff, size_t(launch.shared));
-  Block b = {.index = index,
-             .shared = shared,
-             .warps = std::vector<Warp>((threads + warp_size - 1) / warp_size),
-             .threads = std::vector<Thread>(threads),
-             .live = int(threads)};
-  block = &b;
-  while (fibers.size() < threads) fibers.push_back(std::make_unique<Fiber>());
-  ready.clear();
-  for (size_t i = 0; i < threads; ++i) {
-    Warp& warp = b.warps[i / warp_size];
-    warp.block = &b;
-    const auto x = size_t(launch.block.x), y = size_t(launch.block.y);
-    b.threads[i] = {.fiber = fibers[i].get(),
-                    .warp = &warp,
-                    .index = {uint32_t(i % x), uint32_t(i / x % y), uint32_t(i / (x * y))},
-                    .lane = int(i % warp_size)};
-    warp.lanes.push_back(&b.threads[i]);
-    fibers[i]->start(entry);
-    ready.push_back(&b.threads[i]);
-  }
-  go_on();
-  if (error.empty() && b.live) {
-    error = "deadlock";
-    for (const Thread& t : b.threads)
-      if (!t.has_ended) error += "\n  " + describe(t);
+Block::Block(Index index_, int rank_, Cluster* cluster_, int64_t shared_bytes, int live_)
+    : index(index_), rank(rank_), cluster(cluster_), shared(shared_bytes), live(live_) {
+  for (int id = 0; id < 16; ++id) {
+    barriers.emplace_back();
+    barriers.back().name = id ? cat("barrier ", id) : "block_sync";
   }
 }
 
-}  // namespace
+std::string Block::describe() const { return "block " + text(index); }
 
-void* shared_memory() { return engine().block->shared; }
-
-void block_sync() {
-  Engine& e = engine();
-  e.running->waits_for = at_block_sync;
-  ++e.block->at_barrier;
-  release_barrier_if_complete(*e.block);
-  e.go_on();
+char* Block::published_memory() {
+  if (published.empty()) published.assign(size_t(shared.bytes()), char(0xff));
+  return published.data();
 }
 
-void warp_collective(const char* name, uint32_t mask, void* operands, WarpOperation complete) {
-  Engine& e = engine();
-  Thread& t = *e.running;
-  Warp& w = *t.warp;
-  for (size_t lane = 0; lane < warp_size; ++lane)  // lanes beyond the block do not count
-    if (lane >= w.lanes.size()) mask &= ~(1u << lane);
-  if (w.arrived && (std::strcmp(w.operation, name) != 0 || w.mask != mask))
-    throw StateError(cat("lanes of a warp meet at ", w.operation, " and ", name));
-  w.operation = name;
-  w.mask = mask;
-  w.arrived |= 1u << t.lane;
-  w.operands[t.lane] = operands;
-  if (w.arrived != mask) return e.wait(name);
-  complete(w.operands, mask);
-  w.arrived = 0;
-  for (Thread* lane : w.lanes)
-    if (lane != &t && (mask >> lane->lane & 1)) e.wake(lane);
+void Block::end() {
+  shared.check_canary();
+  for (Thread& t : threads)
+    for (Operation& op : t.stores.pending)
+      if (op.fetch)
+        throw StateError(cat("the block has ended while a ", op.name, " still reads its shared memory"));
+  for (Thread& t : threads) t.stores.land_all();
 }
+
+Block* Engine::block_of(const void* p) {
+  if (block().shared.has(p)) return &block();
+  for (auto& b : blocks_)
+    if (b->shared.has(p)) return b.get();
+  return nullptr;
+}
+
+Place locate(const void* p, int64_t bytes, const char* what) {
+  Block* b = engine().block_of(p);
+  if (!b) throw StateError(cat(what, ": ", p, " is not shared memory"));
+  const int64_t offset = static_cast<const char*>(p) - b->shared.data();
+  if (offset + bytes > b->shared.bytes())
+    throw StateError(cat(what, ": bytes ", offset, " to ", offset + bytes, " of ", b->shared.bytes(),
+                         " bytes of shared memory"));
+  if (!b->live) throw StateError(cat(what, ": ", b->describe(), " has ended"));
+  return {b, offset};
+}
+
+void* shared_memory() { return engine().block().shared.data(); }
 
 void check_aligned(const void* p, int64_t bytes) {
   if (reinterpret_cast<uintptr_t>(p) % uintptr_t(bytes))
     throw StateError(cat(p, " is not ", bytes, "-byte aligned"));
 }
 
+// --- threads -----------------------------------------------------------------------------------------------------
+
+void Waitable::wake_all() {
+  for (Thread* t : waiters) engine().wake(*t);
+  waiters.clear();
+}
+
+void Engine::wake(Thread& t) {
+  idle_rounds_ = 0;
+  t.waits_for = nullptr;
+  ready_.push_back(&t);
+}
+
+void Engine::wait(Waitable& what) {
+  running_->waits_for = &what;
+  what.waiters.push_back(running_);
+  go_on();
+}
+
+void Engine::yield() {
+  yielded_.push_back(running_);
+  go_on();
+}
+
 void yield() {
+  const tsan::Ignore ignore;
+  engine().yield();
+}
+
+uint64_t Engine::random(uint64_t n) {  // splitmix64 (Steele, Lea, Flood 2014)
+  uint64_t z = seed += 0x9e3779b97f4a7c15;
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111eb;
+  return (z ^ (z >> 31)) % n;
+}
+
+void Engine::fail_soon(std::string error) {
+  if (error_.empty()) error_ = std::move(error);
+}
+
+// The next thread to run; null if none can, or the launch has failed.
+Thread* Engine::pick() {
+  for (;;) {
+    if (async == Async::random && !transactions_.empty() && !random(4))
+      land_transaction(random(transactions_.size()));
+    if (!error_.empty()) return nullptr;
+    if (!ready_.empty()) {
+      size_t i = 0;
+      if (schedule == Schedule::lifo) i = ready_.size() - 1;
+      if (schedule == Schedule::random) i = random(ready_.size());
+      std::swap(ready_[i], schedule == Schedule::lifo ? ready_.back() : ready_.front());
+      Thread* next = schedule == Schedule::lifo ? ready_.back() : ready_.front();
+      schedule == Schedule::lifo ? ready_.pop_back() : ready_.pop_front();
+      return next;
+    }
+    if (!transactions_.empty()) {
+      land_transaction(async == Async::random ? random(transactions_.size()) : 0);
+    } else {
+      if (yielded_.empty() || ++idle_rounds_ > max_idle_rounds) return nullptr;
+      ready_.swap(yielded_);
+    }
+  }
+}
+
+// Leaves the running thread for the next one, or for run_group() if there is none.
+void Engine::go_on() {
+  Thread* from = running_;
+  Thread* next = pick();
+  if (next && next == from) return;
+  running_ = next;
+  if (next) {
+    thread_index = next->index;
+    block_index = next->block->index;
+  }
+  tsan::switch_to(next ? next->tsan_fiber : main_tsan_fiber_);
+  Fiber::switch_to(from ? *from->fiber : main_, next ? *next->fiber : main_);
+}
+
+void Engine::entry() {
   Engine& e = engine();
-  e.wake(e.running);
+  try {
+    (*e.body_)();
+  } catch (const std::exception& error) {
+    e.fail_soon(cat(error.what(), "\n  in thread ", text(e.running().index), " of ", e.block().describe()));
+  }
+  const tsan::Ignore ignore;
+  Thread& t = e.running();
+  tsan::release(&e.end_of_launch_);
+  t.has_ended = true;
+  e.idle_rounds_ = 0;
+  Block& b = *t.block;
+  --b.live;
+  try {
+    if (e.error_.empty()) {
+      b.barriers[0].expected = b.live;
+      b.barriers[0].end_phase_if_full();
+      if (!b.live) b.end();
+    }
+  } catch (const std::exception& error) {
+    e.fail_soon(cat(error.what(), "\n  in ", b.describe()));
+  }
   e.go_on();
 }
 
-void run(const char* name, const Launch& launch, const std::function<void()>& thread) {
-  Engine& e = engine();
-  const std::lock_guard lock(e.mutex);
-  e.body = &thread;
-  e.error.clear();
-  auto extent = [](Extent x) { return Index{uint32_t(x.x), uint32_t(x.y), uint32_t(x.z)}; };
-  block_extent = extent(launch.block);
-  grid_extent = extent(launch.grid);
-  const std::unique_ptr<char, decltype(&std::free)> shared(
-      static_cast<char*>(std::aligned_alloc(1024, size_t(launch.shared + 1024) / 1024 * 1024)), std::free);
-  for (uint32_t z = 0; z < grid_extent.z; ++z)
-    for (uint32_t y = 0; y < grid_extent.y; ++y)
-      for (uint32_t x = 0; x < grid_extent.x; ++x) {
-        e.run_block(launch, {x, y, z}, shared.get());
-        if (!e.error.empty())
-          throw StateError(cat(name, ": ", e.error, " in block (", x, ", ", y, ", ", z, ") of grid ",
-                               launch.grid, ", block ", launch.block));
-      }
+void Engine::run_group(const std::vector<Index>& firsts) {
+  const Extent extent = launch_->cluster;
+  const int threads = int(launch_->block.size());
+  for (const Index& first : firsts) {
+    Cluster& cluster = *clusters_.emplace_back(std::make_unique<Cluster>());
+    cluster.barrier.name = "cluster barrier";
+    cluster.barrier.expected = threads * int(extent.size());
+    for (int rank = 0; rank < int(extent.size()); ++rank) {
+      const uint32_t x = uint32_t(rank % extent.x), y = uint32_t(rank / extent.x % extent.y),
+                     z = uint32_t(rank / (extent.x * extent.y));
+      const Index index = {first.x + x, first.y + y, first.z + z};
+      blocks_.push_back(std::make_unique<Block>(index, rank, &cluster, launch_->shared, threads));
+      cluster.blocks.push_back(blocks_.back().get());
+    }
+  }
+  size_t next_fiber = 0;
+  for (auto& block : blocks_) {
+    Block& b = *block;
+    b.barriers[0].expected = threads;
+    b.warps.resize(size_t(threads + warp_size - 1) / warp_size);
+    for (int i = 0; i < threads; ++i) {
+      if (next_fiber == fibers_.size()) fibers_.push_back(std::make_unique<Fiber>());
+      Thread& t = b.threads.emplace_back();
+      t.fiber = fibers_[next_fiber++].get();
+      t.block = &b;
+      t.number = i;
+      t.lane = i % warp_size;
+      t.warp = &b.warps[size_t(i / warp_size)];
+      t.warp->block = &b;
+      t.warp->index = i / warp_size;
+      t.warp->lanes.push_back(&t);
+      const int x = int(launch_->block.x), y = int(launch_->block.y);
+      t.index = {uint32_t(i % x), uint32_t(i / x % y), uint32_t(i / (x * y))};
+      t.fiber->start(entry);
+      t.tsan_fiber = tsan::create();
+      if (t.tsan_fiber) tsan_fibers_.push_back(t.tsan_fiber);
+      ready_.push_back(&t);
+    }
+  }
+  go_on();
+  if (error_.empty() && std::any_of(blocks_.begin(), blocks_.end(), [](auto& b) { return b->live > 0; }))
+    error_ = report();
+  if (error_.empty() && !transactions_.empty())
+    error_ = cat("the block has ended before its ", transactions_.front().name, " landed");
+  if (error_.empty() && launch_->is_dependent)
+    for (auto& b : blocks_)
+      if (!b->has_waited_for_dependency)
+        error_ = "launched as dependent, but never waits for the launch before";
+  for (Operation& op : transactions_) tsan::destroy(op.tsan_fiber);
+  transactions_.clear();
+  ready_.clear();
+  yielded_.clear();
+  blocks_.clear();
+  clusters_.clear();
+  running_ = nullptr;
+}
+
+// Who waits where.
+std::string Engine::report() const {
+  std::string out = "deadlock";
+  for (auto& b : blocks_) {
+    std::map<std::string, std::vector<int>> places;
+    for (const Thread& t : b->threads)
+      if (!t.has_ended)
+        places[t.waits_for ? t.waits_for->describe() : "a loop that yields"].push_back(t.number);
+    for (auto& [place, numbers] : places)
+      out += cat("\n  ", b->describe(), ", thread ", ranges(numbers), ": ", place);
+    if (b->live && b->live < int(b->threads.size()))
+      out += cat("\n  ", b->describe(), ": ", int(b->threads.size()) - b->live, " threads have ended");
+  }
+  return out;
+}
+
+void Engine::run(const char* name, const Launch& launch, const std::function<void()>& body) {
+  const std::lock_guard lock(mutex_);
+  const tsan::Ignore ignore;
+  launch_ = &launch;
+  body_ = &body;
+  error_.clear();
+  main_tsan_fiber_ = tsan::current();
+  block_extent = index_of(launch.block);
+  grid_extent = index_of(launch.grid);
+  const Extent c = launch.cluster;
+  std::vector<Index> firsts;
+  for (uint32_t z = 0; z < grid_extent.z; z += uint32_t(c.z))
+    for (uint32_t y = 0; y < grid_extent.y; y += uint32_t(c.y))
+      for (uint32_t x = 0; x < grid_extent.x; x += uint32_t(c.x)) firsts.push_back({x, y, z});
+  if (schedule == Schedule::lifo) std::reverse(firsts.begin(), firsts.end());
+  if (schedule == Schedule::random)
+    for (size_t i = firsts.size(); i > 1; --i) std::swap(firsts[i - 1], firsts[random(i)]);
+  auto forget = [&] {
+    for (void* fiber : tsan_fibers_) tsan::destroy(fiber);
+    tsan_fibers_.clear();
+  };
+  if (launch.is_cooperative) {
+    run_group(firsts);
+  } else {
+    for (size_t i = 0; i < firsts.size() && error_.empty(); ++i) {
+      run_group({firsts[i]});
+      if (tsan_fibers_.size() > max_tsan_fibers) forget();
+    }
+  }
+  tsan::acquire(&end_of_launch_);
+  forget();
+  if (!error_.empty())
+    throw StateError(cat(name, ": ", error_, "\n  grid ", launch.grid, ", block ", launch.block, ", cluster ",
+                         launch.cluster, ", ", launch.shared, " bytes of shared memory"));
+}
+
+void run(const char* name, const Launch& launch, const std::function<void()>& body) {
+  engine().run(name, launch, body);
+}
+
+// --- settings ----------------------------------------------------------------------------------------------------
+
+Engine::Engine() {
+  auto setting = [](const char* name, const char* otherwise) {
+    const char* value = std::getenv(name);
+    return value ? value : otherwise;
+  };
+  const char* random_seed = setting("LAMINA_SIM_SEED", "0");
+  seed = std::strtoull(random_seed, nullptr, 10);
+  const std::string_view order = setting("LAMINA_SIM_SCHEDULE", "fifo"),
+                         landing = setting("LAMINA_SIM_ASYNC", "late");
+  schedule = order == "lifo" ? Schedule::lifo : order == "random" ? Schedule::random : Schedule::fifo;
+  async = landing == "early" ? Async::early : landing == "random" ? Async::random : Async::late;
 }
 
 }  // namespace lamina::simt
+
+bool simt_configure(const char* schedule, const char* async, uint64_t seed) {
+  using namespace lamina::simt;
+  static const std::map<std::string_view, Schedule> schedules = {
+      {"fifo", Schedule::fifo}, {"lifo", Schedule::lifo}, {"random", Schedule::random}};
+  static const std::map<std::string_view, Async> asyncs = {
+      {"early", Async::early}, {"late", Async::late}, {"random", Async::random}};
+  const auto s = schedules.find(schedule);
+  const auto a = asyncs.find(async);
+  if (s == schedules.end() || a == asyncs.end()) return false;
+  engine().schedule = s->second;
+  engine().async = a->second;
+  engine().seed = seed;
+  return true;
+}

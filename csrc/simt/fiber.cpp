@@ -3,8 +3,9 @@
 #include <sys/mman.h>
 
 #include <cstdint>
-#include <cstdlib>
 #include <new>
+
+#include "simt/sanitizer.h"
 
 #if !defined(__x86_64__)
 #include <ucontext.h>
@@ -12,12 +13,18 @@
 
 namespace lamina::simt {
 namespace {
+
 constexpr size_t guard_bytes = 4096;
-}
+
+// The last switch.
+Fiber* left = nullptr;
+Fiber* entered = nullptr;
+
+}  // namespace
 
 #if defined(__x86_64__)
 
-// Saves the registers that a callee must keep, then the stack pointer; about 10 ns, where swapcontext() makes two
+// Saves the registers that a callee must keep, then the stack pointer: about 10 ns, where swapcontext() makes two
 // system calls.
 extern "C" void lamina_simt_switch(void** from, void* to);
 asm(R"(
@@ -49,18 +56,12 @@ Fiber::~Fiber() {
   if (stack_) munmap(stack_, stack_bytes);
 }
 
-void Fiber::switch_to(Fiber& from, Fiber& to) { lamina_simt_switch(&from.saved_, to.saved_); }
-
 #else
 
 Fiber::Fiber() : saved_(new ucontext_t) {}
 Fiber::~Fiber() {
   delete static_cast<ucontext_t*>(saved_);
   if (stack_) munmap(stack_, stack_bytes);
-}
-
-void Fiber::switch_to(Fiber& from, Fiber& to) {
-  swapcontext(static_cast<ucontext_t*>(from.saved_), static_cast<ucontext_t*>(to.saved_));
 }
 
 #endif
@@ -75,11 +76,17 @@ void Fiber::start(void (*entry)()) {
     }
     mprotect(stack_, guard_bytes, PROT_NONE);
   }
+  entry_ = entry;
+  fake_stack_ = nullptr;
+  bottom_ = static_cast<char*>(stack_) + guard_bytes;
+  size_ = stack_bytes - guard_bytes;
+  asan::unpoison(static_cast<char*>(stack_) + guard_bytes,
+                 size_);  // a fiber that was given up leaves red zones
 #if defined(__x86_64__)
-  // Six registers, the address that `ret` takes, and the null return address of entry(): 16-byte aligned as a call.
+  // Six registers, the address that `ret` takes, and a null return address: aligned as after a call.
   auto* top = reinterpret_cast<uint64_t*>(static_cast<char*>(stack_) + stack_bytes) - 8;
   for (int i = 0; i < 8; ++i) top[i] = 0;
-  top[6] = reinterpret_cast<uint64_t>(entry);
+  top[6] = reinterpret_cast<uint64_t>(&first_arrival);
   saved_ = top;
 #else
   auto* context = static_cast<ucontext_t*>(saved_);
@@ -87,8 +94,30 @@ void Fiber::start(void (*entry)()) {
   context->uc_stack.ss_sp = stack_;
   context->uc_stack.ss_size = stack_bytes;
   context->uc_link = nullptr;
-  makecontext(context, entry, 0);
+  makecontext(context, &first_arrival, 0);
 #endif
+}
+
+void Fiber::switch_to(Fiber& from, Fiber& to) {
+  left = &from;
+  entered = &to;
+  if (__sanitizer_start_switch_fiber) __sanitizer_start_switch_fiber(&from.fake_stack_, to.bottom_, to.size_);
+#if defined(__x86_64__)
+  lamina_simt_switch(&from.saved_, to.saved_);
+#else
+  swapcontext(static_cast<ucontext_t*>(from.saved_), static_cast<ucontext_t*>(to.saved_));
+#endif
+  arrive();
+}
+
+void Fiber::arrive() {
+  if (!__sanitizer_finish_switch_fiber) return;
+  __sanitizer_finish_switch_fiber(entered->fake_stack_, &left->bottom_, &left->size_);
+}
+
+void Fiber::first_arrival() {
+  arrive();
+  entered->entry_();
 }
 
 }  // namespace lamina::simt

@@ -7,7 +7,7 @@ namespace lamina::simt {
 
 class Fiber {
  public:
-  static constexpr size_t stack_bytes = 256 * 1024;  // touched pages only are real; the lowest one is a guard
+  static constexpr size_t stack_bytes = 256 * 1024;  // only touched pages are real; the lowest one is a guard
 
   Fiber();
   Fiber(const Fiber&) = delete;
@@ -16,12 +16,19 @@ class Fiber {
 
   // The next switch to this fiber calls entry() on its stack. entry() must not return.
   void start(void (*entry)());
-  // Leaves `from` where it is and goes on in `to`. A default-started fiber `from` stands for the caller.
+  // Leaves `from`, which runs, and goes on in `to`. A fiber that was never started stands for the thread itself.
   static void switch_to(Fiber& from, Fiber& to);
 
  private:
+  static void arrive();  // first thing on the new stack: tells AddressSanitizer
+  static void first_arrival();
+
+  void (*entry_)() = nullptr;
   void* stack_ = nullptr;
-  void* saved_ = nullptr;  // stack pointer, or ucontext_t
+  void* saved_ = nullptr;         // stack pointer, or ucontext_t
+  void* fake_stack_ = nullptr;    // AddressSanitizer's
+  const void* bottom_ = nullptr;  // what AddressSanitizer is to take for the stack
+  size_t size_ = 0;
 };
 
 }  // namespace lamina::simt
