@@ -215,7 +215,7 @@ const std::vector<const Op*>& all_ops() {
 namespace {
 
 // Where an op runs: on the device of its inputs, which must be one.
-Device device_of(const Op& op, const Inputs& in) {
+Device device_of(const Op& op, const Inputs& in, Device otherwise) {
   const Array* first = nullptr;
   for (const Array& x : in) {
     if (!x) continue;
@@ -228,7 +228,7 @@ Device device_of(const Op& op, const Inputs& in) {
     fail<StateError>(op.name(), name(*first), " is on ", name_of(first->device()), " but ", name(x),
                      " is on ", name_of(x.device()), "; expected one device (Tensor.to moves a tensor)");
   }
-  return first ? first->device() : current_device();
+  return first ? first->device() : otherwise;
 }
 
 // The message of a device says what it could not do; it becomes that of the op, with its operands.
@@ -242,24 +242,28 @@ Device device_of(const Op& op, const Inputs& in) {
 }  // namespace
 
 void evaluate(const Op& op, const Inputs& in, const Attrs& attrs, Outputs& out) {
-  const DeviceScope scope(device_of(op, in));
+  ThreadState& thread = this_thread();
+  const Device device = device_of(op, in, thread.device);
+  if (device != thread.device) {
+    const DeviceScope scope(device);
+    return evaluate(op, in, attrs, out);
+  }
   Inference inference;
+  inference.device = device;
   op.infer(in, attrs, inference);
   if (inference.is_alias) {
     out.push_back(in[0].with_view(inference.views[0]));
     return;
   }
-  {
-    const DeviceScope there(inference.device);
-    for (const View& view : inference.views) out.push_back(Array(view));
-  }
+  Arena& arena = thread.arena(inference.device);
+  for (const View& view : inference.views) out.push_back(Array(view, arena));
   Array workspace;
   if (inference.workspace > 0) {
-    workspace = Array(Spec{Dtype::uint8, {inference.workspace}});
+    workspace = Array(Spec{Dtype::uint8, {inference.workspace}}.view(), arena);
     out.workspace = workspace.view().data;
   }
-  Stream& stream = current_stream();
-  if (stream.device().is_cpu()) {
+  Stream& stream = thread.stream(device);
+  if (device.is_cpu()) {
     op.run(stream, in, attrs, out);
   } else {
     try {

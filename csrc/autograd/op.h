@@ -84,8 +84,8 @@ using Gradients = SmallVector<Array, 4>;  // one per input; empty: none
 struct Inference {
   SmallVector<View, 4>
       views;  // dense, to be allocated, unless data is set: then a view on the first input's storage
-  int64_t workspace = 0;             // bytes that run needs besides its outputs
-  Device device = current_device();  // of the outputs
+  int64_t workspace = 0;  // bytes that run needs besides its outputs
+  Device device;          // of the outputs: where the inputs lie, unless infer says otherwise
 
   void add(const Spec& spec) { views.push_back(spec.view()); }
   void add(const View& dense_view) { views.push_back(dense_view); }

@@ -118,6 +118,7 @@ std::vector<Array> Tape::walk(const Tensor& y, Array seed, std::span<const Tenso
         " as the tensor");
 
   PauseRecording pause;
+  const DeviceScope scope(current_device());  // entries move this thread to their device
   std::vector<Array> grads{size_t(slots_)};
   std::vector<bool> is_retained(size_t(slots_), false);
   is_retained[size_t(start)] = true;
@@ -135,7 +136,7 @@ std::vector<Array> Tape::walk(const Tensor& y, Array seed, std::span<const Tenso
       is_needed |= bool(grad);
     }
     if (!is_needed) continue;
-    const DeviceScope device(entry->out[0].device());
+    if (entry->out[0].device() != current_device()) set_current_device(entry->out[0].device());
     const Saved saved{entry->in, entry->out, entry->attrs, entry->in_slots, entry->payload.get()};
     Gradients dx = entry->op->vjp(saved, dy);
     for (size_t i = 0; i < dx.size(); ++i) {

@@ -73,9 +73,9 @@ class Pooled {
     return block;
   }
   static void operator delete(void* block) {
-    std::vector<void*>& free = list().blocks;
-    if (free.size() < limit && !list().is_closed)
-      free.push_back(block);
+    List& free = list();
+    if (free.blocks.size() < limit && !free.is_closed)
+      free.blocks.push_back(block);
     else
       ::operator delete(block);
   }

@@ -59,10 +59,10 @@ View Spec::like(const View& x, Dtype dtype) {
 
 // In a recording no array is guarded: a replay writes the temporaries again, and rightly overwrites the guard words
 // of an array that came to lie over one of them and outlives the recording.
-Storage::Storage(int64_t bytes)
+Storage::Storage(int64_t bytes, Arena& arena)
     : bytes_(bytes),
-      arena_(&current_arena()),
-      is_guarded_(canaries_on && !Stream::is_recording() && is_host_memory(current_device())) {
+      arena_(&arena),
+      is_guarded_(canaries_on && &arena == &root_arena(arena.device()) && is_host_memory(arena.device())) {
   if (!is_guarded_) {
     data_ = arena_->allocate(bytes);
     return;
@@ -94,10 +94,12 @@ Storage::~Storage() {
   arena_->free(data - canary_bytes, bytes_ + 2 * canary_bytes);
 }
 
-Array::Array(const View& dense_view) : body_(make_ref<Body>()) {
+Array::Array(const View& dense_view) : Array(dense_view, current_arena()) {}
+
+Array::Array(const View& dense_view, Arena& arena) : body_(make_ref<Body>()) {
   body_->view = dense_view;
-  body_->device = current_device();
-  body_->storage = make_ref<Storage>(dense_view.size() * size_of(dense_view.dtype));
+  body_->device = arena.device();
+  body_->storage = make_ref<Storage>(dense_view.size() * size_of(dense_view.dtype), arena);
   body_->view.data = body_->storage->data();
 }
 

@@ -31,7 +31,10 @@ struct Shape {
     return n;
   }
   bool operator==(const Shape& other) const {
-    return ndim == other.ndim && std::equal(dims, dims + ndim, other.dims);
+    if (ndim != other.ndim) return false;
+    for (int i = 0; i < ndim; ++i)  // std::equal calls memcmp, which costs more than four comparisons
+      if (dims[i] != other.dims[i]) return false;
+    return true;
   }
 };
 std::ostream& operator<<(std::ostream&, const Shape&);
@@ -52,7 +55,7 @@ struct Spec {
 
 class Storage : public RefCounted, public Pooled<Storage> {
  public:
-  explicit Storage(int64_t bytes);                                    // from the current arena
+  Storage(int64_t bytes, Arena& arena);
   Storage(void* data, int64_t bytes, std::function<void()> release);  // foreign memory
   ~Storage() override;
 
@@ -71,6 +74,7 @@ class Array {
  public:
   Array() = default;                       // no array: an absent optional operand
   explicit Array(const View& dense_view);  // allocates on the current device; dense_view.data is ignored
+  Array(const View& dense_view, Arena& arena);
   explicit Array(const Spec& spec) : Array(spec.view()) {}
   Array(const View& view, Ref<Storage> storage, Device device = {});  // a view on existing storage
   Array with_view(const View& view) const { return Array(view, storage(), device()); }  // on the same storage

@@ -9,12 +9,7 @@ namespace {
 
 constexpr const char* type_names[device_type_count] = {"cpu", "cuda", "sim"};
 
-thread_local Device thread_device;
-
 }  // namespace
-
-Device current_device() { return thread_device; }
-void set_current_device(Device device) { thread_device = device; }
 
 std::string name_of(Device device) {
   const std::string type = type_names[int(device.type)];

@@ -102,22 +102,25 @@ int64_t Program::memory_bytes() const {
   return bytes;
 }
 
-Arena& current_arena() {
-  Program* program = Stream::program();
-  return program ? program->arena(current_device()) : root_arena(current_device());
-}
+Arena& ThreadState::arena(Device device) { return recording ? recording->arena(device) : root_arena(device); }
 
 // --- streams -----------------------------------------------------------------------------------------------------
 
-thread_local Ref<Program> Stream::recording_;
+ThreadState& this_thread() {
+  thread_local ThreadState state;
+  return state;
+}
+
+Device current_device() { return this_thread().device; }
+void set_current_device(Device device) { this_thread().device = device; }
 
 void Stream::begin_recording(Ref<Program> program) {
-  check<StateError>(!recording_, "record", "a program is being recorded already; recordings do not nest");
-  recording_ = std::move(program);
+  check<StateError>(!is_recording(), "record", "a program is being recorded already; recordings do not nest");
+  this_thread().recording = std::move(program);
 }
 
 void Stream::end_recording() {
-  const Ref<Program> program = std::move(recording_);
+  const Ref<Program> program = std::move(this_thread().recording);
   if (program) program->lower();
 }
 
@@ -166,15 +169,10 @@ void Stream::no_kernel() const {
                    "there is no such kernel on this device; move the operands with .to('cpu')");
 }
 
-Stream& current_stream(Device device) {
-  if (device.is_cpu()) {
-    thread_local Stream cpu{Device{}};
-    return cpu;
-  }
-  thread_local std::unique_ptr<Stream> streams[device_type_count][max_devices];
-  std::unique_ptr<Stream>& stream = streams[int(device.type)][device.index];
-  if (!stream) stream = std::make_unique<Stream>(device);
-  return *stream;
+Stream& ThreadState::other_stream(Device device) {
+  for (const std::unique_ptr<Stream>& stream : others)
+    if (stream->device() == device) return *stream;
+  return *others.emplace_back(std::make_unique<Stream>(device));
 }
 
 }  // namespace lamina

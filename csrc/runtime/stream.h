@@ -27,7 +27,7 @@ class Program : public RefCounted {
 
  private:
   friend class Stream;
-  friend Arena& current_arena();
+  friend struct ThreadState;
   struct Command {
     void (*invoke)(void (*kernel)(), const void* args);
     void (*kernel)();
@@ -47,10 +47,6 @@ class Program : public RefCounted {
   void* graph_ = nullptr;
 };
 
-// The arena that this thread's arrays come from: the root of the current device, or that of the program being
-// recorded.
-Arena& current_arena();
-
 class Stream {
  public:
   explicit Stream(Device device) : device_(device) {}
@@ -67,12 +63,13 @@ class Stream {
     if (!device_.is_cpu()) enter();
     function(args);
     if (!uploads_.empty()) uploads_.clear();
-    if (!program()) return;
-    program()->commands_.push_back(
+    Program* const recording = program();
+    if (!recording) return;
+    recording->commands_.push_back(
         {[](void (*k)(), const void* a) {
            reinterpret_cast<void (*)(const Args&)>(k)(*static_cast<const Args*>(a));
          },
-         reinterpret_cast<void (*)()>(function), program()->keep(&args, sizeof args), device_});
+         reinterpret_cast<void (*)()>(function), recording->keep(&args, sizeof args), device_});
   }
 
   // A copy in device memory of a table that a kernel reads: valid for the next submit, and in a recording for as long
@@ -97,24 +94,45 @@ class Stream {
   void use_handle(void* foreign);
   void enter();  // makes it the target of this thread's launches
 
-  static bool is_recording() { return bool(recording_); }
+  static bool is_recording() { return program() != nullptr; }
   static void begin_recording(Ref<Program> program);
   static void end_recording();
-  static Program* program() { return recording_.get(); }
+  static Program* program();  // that this thread records; null: none
 
  private:
   [[noreturn]] void no_kernel() const;
 
-  static thread_local Ref<Program> recording_;
   const Device device_;
   void* foreign_ = nullptr;
   std::vector<Ref<RefCounted>> uploads_;
 };
 
-// The stream of this thread on a device. On a GPU the threads' streams are one CUDA stream, so that what one thread
-// made can be used by another without more ado.
-Stream& current_stream(Device device);
-inline Stream& current_stream() { return current_stream(current_device()); }
+// What belongs to a thread: where it works, what it records, and its streams. In one place, because finding a
+// thread-local variable costs as much as a tenth of a tiny op. On a GPU the threads' streams are one CUDA stream, so
+// that what one thread made can be used by another without more ado.
+struct ThreadState {
+  Device device;
+  Ref<Program> recording;
+  Stream cpu{Device{}};
+  std::vector<std::unique_ptr<Stream>> others;
+
+  Stream& stream(Device d) { return d.is_cpu() ? cpu : other_stream(d); }
+  Stream& other_stream(Device d);
+  // Where arrays come from: the root arena of a device, or that of the program being recorded.
+  Arena& arena(Device d);
+};
+ThreadState& this_thread();
+
+inline Program* Stream::program() { return this_thread().recording.get(); }
+inline Stream& current_stream(Device device) { return this_thread().stream(device); }
+inline Stream& current_stream() {
+  ThreadState& thread = this_thread();
+  return thread.stream(thread.device);
+}
+inline Arena& current_arena() {
+  ThreadState& thread = this_thread();
+  return thread.arena(thread.device);
+}
 
 // The kernel table of the current device, for what infer asks of it.
 template <class Table>
