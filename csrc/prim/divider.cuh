@@ -1,31 +1,31 @@
-// Quotients by a number that is fixed for a launch, without a division:
+// Quotients by a number that is fixed for a launch, without a division, which costs a GPU some 70 instructions:
 //
-//   n / d = (n * m) >> (31 + l),   l = ceil(log2 d),   m = ceil(2^(31 + l) / d) < 2^32,   exact for 0 <= n < 2^31
+//   n / d = floor(n m / 2^(63 + l)),   l = ceil(log2 d),   m = ceil(2^(63 + l) / d) < 2^64,   for 0 <= n < 2^63
 //
-// (Granlund and Montgomery, "Division by invariant integers using multiplication", PLDI 1994, theorem 4.2). A
-// division costs a GPU 20 instructions, in 64 bits some 70. Larger n are divided.
+// (Granlund and Montgomery, "Division by invariant integers using multiplication", PLDI 1994, theorem 4.2.)
 #pragma once
 
 #include <cstdint>
 
-#include "base/dtype.h"
+#include "prim/math.cuh"
 
 namespace lamina::LAMINA_DEVICE::prim {
 
 struct Divider {
   int64_t divisor = 1;
-  uint32_t multiplier = 1u << 31;  // 0 where no n < 2^31 reaches the divisor
-  int shift = 31;
+  uint64_t multiplier = 0;
+  int shift = -1;  // l - 1: the upper half of the product is taken first
 
   Divider() = default;
   explicit Divider(int64_t d) : divisor(d) {
-    while (shift < 62 && int64_t(1) << (shift - 31) < d) ++shift;
-    multiplier = d >> 31 ? 0 : uint32_t(((uint64_t(1) << shift) + uint64_t(d) - 1) / uint64_t(d));
+    while (int64_t(1) << (shift + 1) < d) ++shift;
+    if (d > 1)
+      multiplier =
+          uint64_t(((static_cast<unsigned __int128>(1) << (64 + shift)) + uint64_t(d) - 1) / uint64_t(d));
   }
 
-  LAMINA_HD int64_t quotient(int64_t n) const {
-    if (n >> 31) return n / divisor;
-    return int64_t(uint64_t(n) * multiplier >> shift);
+  LAMINA_PRIM int64_t quotient(int64_t n) const {
+    return divisor == 1 ? n : int64_t(multiply_high(uint64_t(n), multiplier) >> shift);
   }
 };
 

@@ -54,9 +54,13 @@ LAMINA_PRIM double fma(double x, double y, double z) { return ::fma(x, y, z); }
 #if defined(LAMINA_SIM)
 LAMINA_PRIM float rsqrt(float x) { return 1 / ::sqrtf(x); }
 LAMINA_PRIM double rsqrt(double x) { return 1 / ::sqrt(x); }
+LAMINA_PRIM uint64_t multiply_high(uint64_t a, uint64_t b) {  // the upper 64 bits of the product
+  return uint64_t(static_cast<unsigned __int128>(a) * b >> 64);
+}
 #else
 LAMINA_PRIM float rsqrt(float x) { return ::rsqrtf(x); }
 LAMINA_PRIM double rsqrt(double x) { return ::rsqrt(x); }
+LAMINA_PRIM uint64_t multiply_high(uint64_t a, uint64_t b) { return __umul64hi(a, b); }
 #endif
 LAMINA_PRIM float sigmoid(float x) { return 1 / (1 + ::expf(-x)); }
 LAMINA_PRIM double sigmoid(double x) { return 1 / (1 + ::exp(-x)); }

@@ -109,16 +109,16 @@ inline constexpr BinaryOp ternary_ops[] = {
 inline constexpr int unary_count = int(std::size(unary_ops)), binary_count = int(std::size(binary_ops)),
                      ternary_count = int(std::size(ternary_ops));
 
-// The place of an operation in its table; an unknown name does not compile where a constant is asked for.
+// The place of an operation in its table; an unknown name does not compile.
 template <class Table>
-constexpr int index_of(const Table& table, std::string_view name) {
+consteval int index_of(const Table& table, std::string_view name) {
   int i = 0;
   while (table[i].name != name) ++i;
   return i;
 }
-constexpr int unary_op(std::string_view name) { return index_of(unary_ops, name); }
-constexpr int binary_op(std::string_view name) { return index_of(binary_ops, name); }
-constexpr int ternary_op(std::string_view name) { return index_of(ternary_ops, name); }
+consteval int unary_op(std::string_view name) { return index_of(unary_ops, name); }
+consteval int binary_op(std::string_view name) { return index_of(binary_ops, name); }
+consteval int ternary_op(std::string_view name) { return index_of(ternary_ops, name); }
 
 constexpr Dtype compute_dtype(Dtype t) {
   if (is_floating(t)) return t == Dtype::float64 ? t : Dtype::float32;

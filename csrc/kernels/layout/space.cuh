@@ -80,19 +80,31 @@ struct Space {
     if (inner() == 1) --ndim;
   }
 
-  // The element of each operand for point i.
+  // The place of point i in each operand, and in one of them.
   LAMINA_PRIM void offsets(int64_t i, int64_t (&at)[Operands]) const {
 #pragma unroll
     for (int k = 0; k < Operands; ++k) at[k] = 0;
-    for (int d = ndim - 1; d >= 0; --d) {
-      const int64_t outer = d ? extent[d].quotient(i) : 0, index = i - outer * extent[d].divisor;
+    for_indices(i, [&](int d, int64_t index) {
 #pragma unroll
       for (int k = 0; k < Operands; ++k) at[k] += index * strides[k][d];
-      i = outer;
-    }
+    });
+  }
+  LAMINA_PRIM int64_t offset(int k, int64_t i) const {
+    int64_t at = 0;
+    for_indices(i, [&](int d, int64_t index) { at += index * strides[k][d]; });
+    return at;
   }
 
  private:
+  // Calls f(axis, index of point i along it).
+  template <class F>
+  LAMINA_PRIM void for_indices(int64_t i, F f) const {
+    for (int d = ndim - 1; d >= 0; --d) {
+      const int64_t outer = d ? extent[d].quotient(i) : 0;
+      f(d, i - outer * extent[d].divisor);
+      i = outer;
+    }
+  }
   void move(int from, int to) {
     extent[to] = extent[from];
     for (int k = 0; k < Operands; ++k) strides[k][to] = strides[k][from];
