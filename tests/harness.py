@@ -98,9 +98,11 @@ def label(case: Case, sample: Any, *more: str) -> str:
 
 
 def dtypes_of(case: Case, sample: Sample) -> list[str]:
-    """The dtypes of a sample; devices compute in float16 where the CPU computes in bfloat16."""
+    """The dtypes of a sample; devices compute in float16 where the CPU computes in bfloat16. A sample whose result has
+    a dtype of its own stays with it."""
     dtypes = list(case.dtypes_of(sample))
-    return [*dtypes, "float16"] if device != "cpu" and "bfloat16" in dtypes else dtypes
+    has_float16 = device != "cpu" and "bfloat16" in dtypes and "dtype" not in sample.attrs
+    return [*dtypes, "float16"] if has_float16 else dtypes
 
 
 def samples(*, gradients: bool = False) -> list:
