@@ -2,6 +2,7 @@
 
 #include "base/parallel.h"
 #include "base/scratch.h"
+#include "kernels/reduce/axes.h"
 #include "simd/convert.h"
 #include "simd/lane.h"
 
@@ -198,39 +199,6 @@ template <class M, class S, class V>
 
 // --- the iteration space -----------------------------------------------------------------------------------------
 
-// Some axes of x, from the largest stride to the smallest, with the strides of y.
-struct Axes {
-  int n = 0;
-  int64_t size = 1;
-  int64_t shape[max_ndim], x[max_ndim], y[max_ndim];
-
-  void insert(int64_t extent, int64_t x_stride, int64_t y_stride) {
-    int at = n++;
-    for (; at > 0 && x[at - 1] < x_stride; --at) {
-      shape[at] = shape[at - 1];
-      x[at] = x[at - 1];
-      y[at] = y[at - 1];
-    }
-    shape[at] = extent;
-    x[at] = x_stride;
-    y[at] = y_stride;
-    size *= extent;
-  }
-  void merge() {
-    int last = 0;
-    for (int d = 1; d < n; ++d) {
-      if (x[last] == x[d] * shape[d] && y[last] == y[d] * shape[d]) {
-        shape[last] *= shape[d];
-      } else {
-        shape[++last] = shape[d];
-      }
-      x[last] = x[d];
-      y[last] = y[d];
-    }
-    if (n > 0) n = last + 1;
-  }
-};
-
 // A position in axes [0, n), advancing by one in row-major order.
 struct Odometer {
   const Axes& axes;
@@ -280,22 +248,8 @@ Plan make_plan(const View& x, const View& y, Dtype accumulate) {
   plan.y_item = size_of(y.dtype);
   plan.load = load_function(x.dtype, accumulate);
   plan.store = store_function(y.dtype, accumulate);
-  for (int d = 0; d < x.ndim; ++d) {
-    if (x.shape[d] == 1) continue;
-    if (y.shape[d] == x.shape[d])
-      plan.kept.insert(x.shape[d], x.strides[d], y.strides[d]);
-    else
-      plan.reduced.insert(x.shape[d], x.strides[d], 0);
-  }
-  plan.kept.merge();
-  plan.reduced.merge();
-  Axes &kept = plan.kept, &reduced = plan.reduced;
-  if (reduced.n == 0) reduced.insert(1, 0, 0);  // one element
-  if (reduced.size == 0) {                      // none: one empty run
-    reduced = {};
-    reduced.insert(0, 0, 0);
-  }
-  if (kept.n == 0) kept.insert(1, 0, 0);
+  split_axes(x, y, plan.kept, plan.reduced);
+  const Axes &kept = plan.kept, &reduced = plan.reduced;
   plan.is_outer = kept.size > 1 && kept.x[kept.n - 1] < reduced.x[reduced.n - 1];
   const Axes& last = plan.is_outer ? kept : reduced;
   plan.run = last.shape[last.n - 1];
@@ -555,10 +509,7 @@ template <class T, bool is_max>
 void arg_reduce_typed(const ArgReduceArgs& args) {
   const View &x = args.x, &y = args.y;
   const int64_t n = x.shape[args.axis], stride = x.strides[args.axis];
-  Axes kept;
-  for (int d = 0; d < x.ndim; ++d)
-    if (d != args.axis && x.shape[d] != 1) kept.insert(x.shape[d], x.strides[d], y.strides[d]);
-  kept.merge();
+  const Axes kept = axes_beside(x, y, args.axis);
   parallel_ranges(kept.size, larger(1, task / larger(1, n)), [&](int64_t begin, int64_t end) {
     Odometer at(kept, kept.n, begin);
     for (int64_t k = begin; k < end; ++k, at.advance()) {
@@ -593,10 +544,7 @@ void cumsum_typed(const CumsumArgs& args) {
   using Result = std::conditional_t<is_floating(dtype_of<T>), T, int64_t>;
   const View &x = args.x, &y = args.y;
   const int64_t n = x.shape[args.axis], x_stride = x.strides[args.axis], y_stride = y.strides[args.axis];
-  Axes kept;
-  for (int d = 0; d < x.ndim; ++d)
-    if (d != args.axis && x.shape[d] != 1) kept.insert(x.shape[d], x.strides[d], y.strides[d]);
-  kept.merge();
+  const Axes kept = axes_beside(x, y, args.axis);
   parallel_ranges(kept.size, larger(1, task / larger(1, n)), [&](int64_t begin, int64_t end) {
     Odometer at(kept, kept.n, begin);
     for (int64_t k = begin; k < end; ++k, at.advance()) {
