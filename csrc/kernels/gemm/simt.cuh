@@ -97,13 +97,83 @@ LAMINA_PRIM void load_fragment(const S* row, int thread, int threads, S (&v)[Cou
   }
 }
 
+// The sums of a thread.
 template <class T, class Tile>
-__global__ void __launch_bounds__(Tile::threads) gemm_simt_kernel(Product p, Cut cut, Compute<T>* partial) {
+using SimtSums = Compute<T>[Tile::TM][Tile::TN];
+
+// total += A B over `left` elements of K. load(left) of the loaders takes the next slice to registers, with zeros from
+// element `left` of K on, and store(slice) to shared memory.
+template <class T, class Tile, class LoadA, class LoadB>
+LAMINA_PRIM void multiply(SimtShared<T, Tile>& shared, int64_t left, LoadA& a, LoadB& b,
+                          SimtSums<T, Tile>& total) {
   using S = Compute<T>;
   constexpr int TM = Tile::TM, TN = Tile::TN, slices_per_sum = 256 / Tile::K;
-  auto& shared = prim::shared_memory<SimtShared<T, Tile>>();
   const int thread_m = prim::thread() / Tile::threads_n, thread_n = prim::thread() % Tile::threads_n;
+  S sum[TM][TN] = {};
+  const auto add_to_total = [&] {
+#pragma unroll
+    for (int i = 0; i < TM; ++i)
+#pragma unroll
+      for (int j = 0; j < TN; ++j) {
+        total[i][j] += sum[i][j];
+        sum[i][j] = 0;
+      }
+  };
 
+  if (left > 0) {
+    a.load(left);
+    b.load(left);
+  }
+  for (int slice = 0; left > 0; left -= Tile::K, ++slice) {
+    auto& slices = shared.slices[slice % 2];
+    a.store(slices.a);
+    b.store(slices.b);
+    // The slice is there; and all have left the other one, which the next round overwrites.
+    prim::block_sync();
+    if (left > Tile::K) {
+      a.load(left - Tile::K);
+      b.load(left - Tile::K);
+    }
+#pragma unroll 4
+    for (int k = 0; k < Tile::K; ++k) {
+      S av[TM], bv[TN];
+      load_fragment(slices.a.at[k], thread_m, Tile::threads_m, av);
+      load_fragment(slices.b.at[k], thread_n, Tile::threads_n, bv);
+#pragma unroll
+      for (int i = 0; i < TM; ++i)
+#pragma unroll
+        for (int j = 0; j < TN; ++j) sum[i][j] = prim::fma(av[i], bv[j], sum[i][j]);
+    }
+    if (slice % slices_per_sum == slices_per_sum - 1) add_to_total();
+  }
+  add_to_total();
+}
+
+// Gives the sums of a tile, whose first is (row, column), to the epilogue.
+template <class T, class Tile, class E>
+LAMINA_PRIM void finish_tile(SimtShared<T, Tile>& shared, const SimtSums<T, Tile>& total, int64_t row,
+                             int64_t column, const E& epilogue) {
+  const int thread_m = prim::thread() / Tile::threads_n, thread_n = prim::thread() % Tile::threads_n;
+  prim::block_sync();  // all have left the slices, where the patches lie
+  auto& patch = shared.patches[prim::warp()];
+#pragma unroll 1
+  for (int part = 0; part < Tile::TM / 4; ++part) {
+#pragma unroll
+    for (int i = 0; i < Tile::TM; ++i)
+#pragma unroll
+      for (int j = 0; j < Tile::TN; j += 4)
+        if (i / 4 == part)
+          prim::store_vector(
+              &patch.at[thread_m * 4 % Tile::patch_rows + i % 4][j * Tile::threads_n + thread_n * 4],
+              prim::Pack<Compute<T>, 4>{{total[i][j], total[i][j + 1], total[i][j + 2], total[i][j + 3]}});
+    finish<T>(patch, row + part * 4 * Tile::threads_m + prim::warp() * Tile::patch_rows, column, epilogue);
+  }
+  prim::block_sync();  // the patches are free
+}
+
+template <class T, class Tile>
+__global__ void __launch_bounds__(Tile::threads) gemm_simt_kernel(Product p, Cut cut, Compute<T>* partial) {
+  auto& shared = prim::shared_memory<SimtShared<T, Tile>>();
   for (int64_t block = blockIdx.x; block < cut.blocks(); block += gridDim.x) {
     const BlockTile tile = tile_of(cut, p.K, block);
     const Matrix<const T> am = matrix_of<const T>(p, p.a, tile.index),
@@ -112,63 +182,9 @@ __global__ void __launch_bounds__(Tile::threads) gemm_simt_kernel(Product p, Cut
                                                       am.column_stride, p.M - tile.row);
     SliceLoader<T, Tile::K, Tile::N, Tile::threads> b(bm.at(tile.k_begin, tile.column), bm.column_stride,
                                                       bm.row_stride, p.N - tile.column);
-    S total[TM][TN] = {}, sum[TM][TN] = {};
-    const auto add_to_total = [&] {
-#pragma unroll
-      for (int i = 0; i < TM; ++i)
-#pragma unroll
-        for (int j = 0; j < TN; ++j) {
-          total[i][j] += sum[i][j];
-          sum[i][j] = 0;
-        }
-    };
-
-    int64_t left = tile.k_end - tile.k_begin;  // elements of K that have not been summed
-    if (left > 0) {
-      a.load(left);
-      b.load(left);
-    }
-    for (int slice = 0; left > 0; left -= Tile::K, ++slice) {
-      auto& slices = shared.slices[slice % 2];
-      a.store(slices.a);
-      b.store(slices.b);
-      prim::
-          block_sync();  // the slice is there; and all have left the other one, which the next round overwrites
-      if (left > Tile::K) {
-        a.load(left - Tile::K);
-        b.load(left - Tile::K);
-      }
-#pragma unroll 4
-      for (int k = 0; k < Tile::K; ++k) {
-        S av[TM], bv[TN];
-        load_fragment(slices.a.at[k], thread_m, Tile::threads_m, av);
-        load_fragment(slices.b.at[k], thread_n, Tile::threads_n, bv);
-#pragma unroll
-        for (int i = 0; i < TM; ++i)
-#pragma unroll
-          for (int j = 0; j < TN; ++j) sum[i][j] = prim::fma(av[i], bv[j], sum[i][j]);
-      }
-      if (slice % slices_per_sum == slices_per_sum - 1) add_to_total();
-    }
-    add_to_total();
-
-    prim::block_sync();  // all have left the slices, where the patches lie
-    const Epilogue<T> epilogue = epilogue_of<T>(p, cut, tile, partial);
-    auto& patch = shared.patches[prim::warp()];
-#pragma unroll 1
-    for (int part = 0; part < TM / 4; ++part) {
-#pragma unroll
-      for (int i = 0; i < TM; ++i)
-#pragma unroll
-        for (int j = 0; j < TN; j += 4)
-          if (i / 4 == part)
-            prim::store_vector(
-                &patch.at[thread_m * 4 % Tile::patch_rows + i % 4][j * Tile::threads_n + thread_n * 4],
-                prim::Pack<S, 4>{{total[i][j], total[i][j + 1], total[i][j + 2], total[i][j + 3]}});
-      finish<T>(patch, tile.row + part * 4 * Tile::threads_m + prim::warp() * Tile::patch_rows, tile.column,
-                epilogue);
-    }
-    prim::block_sync();  // the patches are free
+    SimtSums<T, Tile> total = {};
+    multiply<T, Tile>(shared, tile.k_end - tile.k_begin, a, b, total);
+    finish_tile<T, Tile>(shared, total, tile.row, tile.column, epilogue_of<T>(p, cut, tile, partial));
   }
 }
 
