@@ -73,7 +73,7 @@ struct GradNormArgs {
 };
 
 constexpr int64_t optim_chunk_elements = 16384;  // 458 KB of Adam traffic: some 15 us
-constexpr int64_t optim_chunks(int64_t elements) {
+LAMINA_HD constexpr int64_t optim_chunks(int64_t elements) {
   return (elements + optim_chunk_elements - 1) / optim_chunk_elements;
 }
 
