@@ -3,6 +3,7 @@
 
 #include "base/parallel.h"
 #include "kernels/conv2d/geometry.h"
+#include "simd/vec.h"
 
 namespace lamina::LAMINA_ISA {
 

@@ -1,16 +1,16 @@
-// Which source positions an output position of a convolution reads, on each axis and in each direction.
+// Which source positions an output position of a convolution reads, on each axis and in each direction: for the CPU and
+// for devices.
 #pragma once
 
 #include "kernels/conv2d/conv2d.h"
-#include "simd/vec.h"
 
-namespace lamina::LAMINA_ISA {
+namespace lamina {
 
-LAMINA_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-LAMINA_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-LAMINA_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-LAMINA_INLINE int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
-LAMINA_INLINE int64_t common_divisor(int64_t a, int64_t b) {
+[[gnu::always_inline]] LAMINA_HD inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+[[gnu::always_inline]] LAMINA_HD inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+[[gnu::always_inline]] LAMINA_HD inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+[[gnu::always_inline]] LAMINA_HD inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+[[gnu::always_inline]] LAMINA_HD inline int64_t common_divisor(int64_t a, int64_t b) {
   while (b != 0) {
     const int64_t rest = a % b;
     a = b;
@@ -33,12 +33,12 @@ struct TapAxis {
   int64_t taps, tap, tap_step;
 
   // The positions [first, last) that read inside the source under the tap with this offset.
-  LAMINA_INLINE void inside(int64_t offset, int64_t* first, int64_t* last) const {
+  [[gnu::always_inline]] LAMINA_HD void inside(int64_t offset, int64_t* first, int64_t* last) const {
     *first = offset < 0 ? smaller(count, ceil_div(-offset, step)) : 0;
     *last = offset < source ? larger(*first, smaller(count, ceil_div(source - offset, step))) : *first;
   }
   // The taps [first, last) under which position i reads inside the source.
-  LAMINA_INLINE void valid_taps(int64_t i, int64_t* first, int64_t* last) const {
+  [[gnu::always_inline]] LAMINA_HD void valid_taps(int64_t i, int64_t* first, int64_t* last) const {
     int64_t a = 0, b = taps;
     const auto outside = [&](int64_t k) {
       return uint64_t(i * step + offset + k * offset_step) >= uint64_t(source);
@@ -51,7 +51,7 @@ struct TapAxis {
 };
 
 // Axis d (0: height, 1: width) of the forward pass: y reads x.
-LAMINA_INLINE TapAxis forward_axis(const Conv2dArgs& a, int d) {
+[[gnu::always_inline]] LAMINA_HD inline TapAxis forward_axis(const Conv2dArgs& a, int d) {
   return {.count = a.y.shape[2 + d],
           .start = 0,
           .pitch = 1,
@@ -67,7 +67,7 @@ LAMINA_INLINE TapAxis forward_axis(const Conv2dArgs& a, int d) {
 // The positions of x that are `phase` modulo the stride read dy: i stride + phase = p stride + r dilation - padding.
 // Of its taps r, the first solves r dilation = phase + padding (mod stride), and the others follow in steps of
 // stride / gcd(dilation, stride).
-LAMINA_INLINE TapAxis backward_axis(const Conv2dArgs& a, int d, int64_t phase) {
+[[gnu::always_inline]] LAMINA_HD inline TapAxis backward_axis(const Conv2dArgs& a, int d, int64_t phase) {
   const int64_t stride = a.stride[d], dilation = a.dilation[d], taps = a.weight.shape[2 + d];
   const int64_t tap_step = stride / common_divisor(dilation, stride);
   int64_t tap = 0;
@@ -85,4 +85,4 @@ LAMINA_INLINE TapAxis backward_axis(const Conv2dArgs& a, int d, int64_t phase) {
           .tap_step = tap_step};
 }
 
-}  // namespace lamina::LAMINA_ISA
+}  // namespace lamina
