@@ -124,6 +124,33 @@ def test_recording_refuses_to_change_devices(device):
         step(x)
 
 
+def test_memory_comes_from_another_pool_if_asked(device):
+    if not device.startswith("sim"):
+        pytest.skip("the pool of the driver is in use by then")
+    held = {}
+
+    def allocate(where, size):
+        assert where == device
+        block = np.zeros(size + 512, np.uint8)
+        address = -(-block.ctypes.data // 512) * 512
+        held[address] = block
+        return address
+
+    lamina._C.set_device_pool(allocate, lambda where, address: held.pop(address))
+    try:
+        x = lamina.ones(1000, device=device)
+        assert held
+        assert float(x[-1]) == 1
+        with pytest.raises(RuntimeError, match=r"device pool: \d+ blocks of another pool"):
+            lamina._C.set_device_pool(None, None)
+        del x
+        assert not held
+    finally:
+        lamina._C.set_device_pool(None, None)
+    with pytest.raises(ValueError, match="library is 'jax'"):
+        lamina.cuda.use_pool_of("jax")
+
+
 def test_memory_is_counted_and_given_back(device):
     before = lamina._C.memory_stats(device)["bytes_in_use"]
     x = lamina.zeros(1 << 20, device=device)

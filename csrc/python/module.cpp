@@ -26,6 +26,21 @@ py::dict memory_stats(const std::string& device) {
                   py::arg("cache_limit") = arena.cache_limit());
 }
 
+// allocate(device, bytes) gives an address or 0; free(device, address). They may be called on any thread.
+void set_device_pool_of(py::object allocate, py::object free) {
+  if (allocate.is_none()) return set_device_pool({});
+  // Held for ever: blocks may be freed while the interpreter ends.
+  set_device_pool({[f = allocate.release()](Device device, int64_t bytes) {
+                     const py::gil_scoped_acquire gil;
+                     return reinterpret_cast<void*>(f(name_of(device), bytes).cast<intptr_t>());
+                   },
+                   [f = free.release()](Device device, void* block) {
+                     if (!Py_IsInitialized()) return;
+                     const py::gil_scoped_acquire gil;
+                     f(name_of(device), reinterpret_cast<intptr_t>(block));
+                   }});
+}
+
 // 0 where there is no such device, for whatever reason.
 int device_count(const std::string& type) {
   if (type == "cpu") return 1;
@@ -87,6 +102,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("current_device", [] { return name_of(current_device()); });
   m.def("set_current_device", [](const std::string& name) { set_current_device(parse_device(name)); });
   m.def("device_count", device_count);
+  m.def("set_device_pool", set_device_pool_of);
   m.def("describe_device", [](const std::string& name) {
     const Device device = parse_device(name);
     return device.is_cpu() ? std::string("cpu") : device_library(device.type).describe(device.index);

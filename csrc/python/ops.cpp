@@ -80,86 +80,111 @@ struct Arguments {
   }
 };
 
+// An operand that is no Tensor: perhaps an array of another library (lamina/foreign.py).
+struct Stranger {
+  const InputSpec& spec;
+  PyObject* operand;
+};
+
 void add_input(const Op& op, const InputSpec& spec, PyObject* o, Arguments& arguments) {
   if (is_tensor(o)) return arguments.add(&tensor_of(o));
   if (o == Py_None && spec.is_optional) return arguments.add(nullptr);
   if (op.promotes != Promotion::none)
     arguments.scalars.back().array =
         scalar_array(o, arguments.scalars.back().array.dtype(), arguments.scalars.back().array.device());
-  if (op.promotes == Promotion::none || !arguments.scalars.back().array)
-    fail<TypeError>(op.name(), spec.name, " is a ", Py_TYPE(o)->tp_name, "; expected a lamina.Tensor",
-                    spec.is_optional ? " or None" : "", " (lamina.tensor(data) makes one)");
+  if (op.promotes == Promotion::none || !arguments.scalars.back().array) throw Stranger{spec, o};
   arguments.add(&arguments.scalars.back());
 }
 
-PyObject* call(PyObject* self, PyObject* const* args, size_t flagged_count, PyObject* keywords) {
-  return guarded([&]() -> PyObject* {
-    const Op& op = *reinterpret_cast<OpFunction*>(self)->op;
-    const Schema& schema = op.schema;
-    const size_t given = size_t(PyVectorcall_NARGS(flagged_count));
-    check<TypeError>(!keywords || PyTuple_GET_SIZE(keywords) == 0, op.name(),
-                     "keywords are for lamina.functional; expected positional arguments");
-    check<TypeError>(given <= schema.inputs.size() + schema.attrs.size(), op.name(), given,
-                     " arguments; expected ", op.schema_text);
+PyObject* call_on_tensors(const Op& op, PyObject* const* args, size_t flagged_count, PyObject* keywords) {
+  const Schema& schema = op.schema;
+  const size_t given = size_t(PyVectorcall_NARGS(flagged_count));
+  check<TypeError>(!keywords || PyTuple_GET_SIZE(keywords) == 0, op.name(),
+                   "keywords are for lamina.functional; expected positional arguments");
+  check<TypeError>(given <= schema.inputs.size() + schema.attrs.size(), op.name(), given,
+                   " arguments; expected ", op.schema_text);
 
-    Arguments arguments;
-    // A Python number among the inputs takes the dtype and device of the first tensor.
-    Dtype scalar_dtype = Dtype::float32;
-    Device scalar_device;
-    if (op.promotes != Promotion::none) {
-      for (size_t i = 0; i < given && i < schema.inputs.size(); ++i)
-        if (is_tensor(args[i])) {
-          scalar_dtype = tensor_of(args[i]).array.dtype();
-          scalar_device = tensor_of(args[i]).array.device();
-          break;
-        }
-      arguments.scalars.reserve(schema.inputs.size());
-    }
-    for (size_t i = 0; i < schema.inputs.size(); ++i) {
-      const InputSpec& spec = schema.inputs[i];
-      if (i >= given) {
-        check<TypeError>(spec.is_optional, op.name(), spec.name, " is missing; expected ", op.schema_text);
-        arguments.add(nullptr);
-      } else if (spec.is_variadic) {
-        check<TypeError>(PyTuple_Check(args[i]) || PyList_Check(args[i]), op.name(), spec.name, " is a ",
-                         Py_TYPE(args[i])->tp_name, "; expected a list or tuple of lamina.Tensor");
-        for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(args[i]); ++k)
-          add_input(op, spec, PySequence_Fast_GET_ITEM(args[i], k), arguments);
-      } else {
-        if (op.promotes != Promotion::none && !is_tensor(args[i])) {
-          Tensor number;  // of the right dtype and device; its value comes with add_input
-          number.array = Array(View{.dtype = scalar_dtype}, {}, scalar_device);
-          arguments.scalars.push_back(std::move(number));
-        }
-        add_input(op, spec, args[i], arguments);
+  Arguments arguments;
+  // A Python number among the inputs takes the dtype and device of the first tensor.
+  Dtype scalar_dtype = Dtype::float32;
+  Device scalar_device;
+  if (op.promotes != Promotion::none) {
+    for (size_t i = 0; i < given && i < schema.inputs.size(); ++i)
+      if (is_tensor(args[i])) {
+        scalar_dtype = tensor_of(args[i]).array.dtype();
+        scalar_device = tensor_of(args[i]).array.device();
+        break;
       }
-    }
-    Attrs attrs;
-    if (!schema.attrs.empty()) {
-      std::vector<Attr> values;
-      values.reserve(schema.attrs.size());
-      for (size_t i = 0; i < schema.attrs.size(); ++i) {
-        const size_t position = schema.inputs.size() + i;
-        values.push_back(position < given ? to_attr(op, schema.attrs[i], args[position])
-                                          : schema.attrs[i].default_value);
-      }
-      attrs = Attrs(schema, std::move(values));
-    }
-
-    const std::span<const Tensor* const> inputs(arguments.inputs.data(), arguments.inputs.size());
-    Tensors out;
-    if (arguments.bytes > gil_release_bytes) {
-      py::gil_scoped_release release;
-      out = apply(op, inputs, attrs);
+    arguments.scalars.reserve(schema.inputs.size());
+  }
+  for (size_t i = 0; i < schema.inputs.size(); ++i) {
+    const InputSpec& spec = schema.inputs[i];
+    if (i >= given) {
+      check<TypeError>(spec.is_optional, op.name(), spec.name, " is missing; expected ", op.schema_text);
+      arguments.add(nullptr);
+    } else if (spec.is_variadic) {
+      check<TypeError>(PyTuple_Check(args[i]) || PyList_Check(args[i]), op.name(), spec.name, " is a ",
+                       Py_TYPE(args[i])->tp_name, "; expected a list or tuple of lamina.Tensor");
+      for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(args[i]); ++k)
+        add_input(op, spec, PySequence_Fast_GET_ITEM(args[i], k), arguments);
     } else {
-      out = apply(op, inputs, attrs);
+      if (op.promotes != Promotion::none && !is_tensor(args[i])) {
+        Tensor number;  // of the right dtype and device; its value comes with add_input
+        number.array = Array(View{.dtype = scalar_dtype}, {}, scalar_device);
+        arguments.scalars.push_back(std::move(number));
+      }
+      add_input(op, spec, args[i], arguments);
     }
-    if (out.size() == 1) return wrap(std::move(out[0]));
-    if (out.empty()) return Py_NewRef(Py_None);
-    py::tuple results(out.size());
-    for (size_t i = 0; i < out.size(); ++i)
-      PyTuple_SET_ITEM(results.ptr(), Py_ssize_t(i), wrap(std::move(out[i])));
-    return results.release().ptr();
+  }
+  Attrs attrs;
+  if (!schema.attrs.empty()) {
+    std::vector<Attr> values;
+    values.reserve(schema.attrs.size());
+    for (size_t i = 0; i < schema.attrs.size(); ++i) {
+      const size_t position = schema.inputs.size() + i;
+      values.push_back(position < given ? to_attr(op, schema.attrs[i], args[position])
+                                        : schema.attrs[i].default_value);
+    }
+    attrs = Attrs(schema, std::move(values));
+  }
+
+  const std::span<const Tensor* const> inputs(arguments.inputs.data(), arguments.inputs.size());
+  Tensors out;
+  if (arguments.bytes > gil_release_bytes) {
+    py::gil_scoped_release release;
+    out = apply(op, inputs, attrs);
+  } else {
+    out = apply(op, inputs, attrs);
+  }
+  if (out.size() == 1) return wrap(std::move(out[0]));
+  if (out.empty()) return Py_NewRef(Py_None);
+  py::tuple results(out.size());
+  for (size_t i = 0; i < out.size(); ++i)
+    PyTuple_SET_ITEM(results.ptr(), Py_ssize_t(i), wrap(std::move(out[i])));
+  return results.release().ptr();
+}
+
+PyObject* call_on_strangers(PyObject* self, const Op& op, PyObject* const* args, size_t given,
+                            const Stranger& stranger) {
+  static const py::handle foreign = py::module_::import("lamina.foreign").release();
+  if (foreign.attr("kind_of")(py::handle(stranger.operand)).is_none())
+    fail<TypeError>(op.name(), stranger.spec.name, " is a ", Py_TYPE(stranger.operand)->tp_name,
+                    "; expected a lamina.Tensor", stranger.spec.is_optional ? " or None" : "",
+                    " (lamina.tensor(data) makes one)");
+  py::tuple arguments(given), written(op.schema.inputs.size());
+  for (size_t i = 0; i < given; ++i) arguments[i] = py::reinterpret_borrow<py::object>(args[i]);
+  for (size_t i = 0; i < written.size(); ++i) written[i] = op.schema.inputs[i].is_written;
+  return foreign.attr("call")(py::handle(self), op.name(), arguments, written).release().ptr();
+}
+
+PyObject* call(PyObject* self, PyObject* const* args, size_t flagged_count, PyObject* keywords) {
+  return guarded([&] {
+    const Op& op = *reinterpret_cast<OpFunction*>(self)->op;
+    try {
+      return call_on_tensors(op, args, flagged_count, keywords);
+    } catch (const Stranger& stranger) {
+      return call_on_strangers(self, op, args, size_t(PyVectorcall_NARGS(flagged_count)), stranger);
+    }
   });
 }
 

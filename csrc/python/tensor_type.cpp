@@ -51,7 +51,7 @@ Array scalar_array(PyObject* o, Dtype dtype, Device device) {
     real = PyFloat_AS_DOUBLE(o);
     integer = int64_t(real);
     if (!is_floating(dtype)) dtype = Dtype::float32;
-  } else if (PyLong_Check(o) || PyIndex_Check(o)) {
+  } else if (PyLong_Check(o) || (PyIndex_Check(o) && !PyObject_HasAttrString(o, "__dlpack__"))) {
     integer = PyNumber_AsSsize_t(o, PyExc_OverflowError);
     if (integer == -1 && PyErr_Occurred()) throw py::error_already_set();
     real = double(integer);

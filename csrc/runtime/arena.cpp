@@ -49,13 +49,40 @@ int64_t Arena::class_bytes(int size_class) {
   return (bytes + unit - 1) / unit * unit;
 }
 
+namespace {
+
+DevicePool device_pool;
+std::atomic<int64_t> device_blocks{0};  // held by root arenas
+
+void* take_block(Device device, int64_t bytes) {
+  void* block = device_pool.allocate ? device_pool.allocate(device, bytes)
+                                     : device_library(device.type).allocate(device.index, bytes);
+  if (block) ++device_blocks;
+  return block;
+}
+
+void give_block(Device device, void* block) {
+  --device_blocks;
+  if (device_pool.free) return device_pool.free(device, block);
+  device_library(device.type).free(device.index, block);
+}
+
+}  // namespace
+
+void set_device_pool(DevicePool pool) {
+  check<StateError>(
+      device_blocks == 0, "device pool", device_blocks.load(),
+      " blocks of another pool are in use or cached; expected the choice before the first array on a "
+      "device");
+  device_pool = std::move(pool);
+}
+
 // A block smaller than a slab is cut from one and never goes back to the driver.
 void* Arena::from_device(int64_t bytes) {
-  DeviceLibrary& library = device_library(device_.type);
-  if (bytes >= slab_bytes || device_.type == DeviceType::sim) return library.allocate(device_.index, bytes);
+  if (bytes >= slab_bytes || device_.type == DeviceType::sim) return take_block(device_, bytes);
   Lock lock(*this);
   if (slab_left_ < bytes) {
-    slab_ = static_cast<char*>(library.allocate(device_.index, slab_bytes));
+    slab_ = static_cast<char*>(take_block(device_, slab_bytes));
     slab_left_ = slab_ ? slab_bytes : 0;
     if (!slab_) return nullptr;
   }
@@ -76,7 +103,7 @@ void* Arena::from_parent(int64_t bytes) {
 void Arena::to_parent(void* block, int64_t bytes) {
   if (parent_) return parent_->free(block, bytes);
   if (device_.is_cpu()) return std::free(block);
-  device_library(device_.type).free(device_.index, block);
+  give_block(device_, block);
 }
 
 void* Arena::allocate(int64_t bytes) {

@@ -13,6 +13,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "base/ref.h"
@@ -30,6 +31,14 @@ struct MemoryStats {
 
 class Arena;
 Arena& root_arena(Device device = {});
+
+// Another library's pool, from which the root arenas of devices take their blocks, so that two pools do not starve
+// each other. Refused while blocks of another origin are held. Empty functions: back to the driver.
+struct DevicePool {
+  std::function<void*(Device, int64_t bytes)> allocate;  // null: out of memory
+  std::function<void(Device, void* block)> free;
+};
+void set_device_pool(DevicePool pool);
 
 class Arena : public RefCounted {
  public:

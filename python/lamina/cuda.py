@@ -44,6 +44,46 @@ def empty_cache(device: str = "cuda") -> None:
     _C.empty_cache(device)
 
 
+def use_pool_of(library: str) -> None:
+    """Takes GPU memory from another library's pool from now on, so that two pools do not starve each other.
+
+    Lamina asks for blocks of 2 MiB and more, rarely, and cuts them up itself.
+
+    Args: library: "cupy", "torch", or "lamina" for the driver itself.
+
+    Raises: ValueError for another name; RuntimeError if Lamina holds GPU memory already (choose first).
+    """
+    if library not in _POOLS:
+        raise ValueError(f"use_pool_of: library is '{library}'; expected one of {', '.join(_POOLS)}")
+    _C.set_device_pool(*_POOLS[library]())
+
+
+def _cupy_pool() -> tuple[Any, Any]:
+    import cupy
+
+    held: dict[int, Any] = {}
+
+    def allocate(device: str, size: int) -> int:
+        with cupy.cuda.Device(int(device.partition(":")[2])):
+            memory = cupy.cuda.alloc(size)
+        held[memory.ptr] = memory
+        return int(memory.ptr)
+
+    return allocate, lambda device, address: held.pop(address)
+
+
+def _torch_pool() -> tuple[Any, Any]:
+    import torch
+
+    def allocate(device: str, size: int) -> int:
+        return int(torch.cuda.caching_allocator_alloc(size, device))
+
+    return allocate, lambda device, address: torch.cuda.caching_allocator_delete(address)
+
+
+_POOLS: dict[str, Any] = {"cupy": _cupy_pool, "torch": _torch_pool, "lamina": lambda: (None, None)}
+
+
 class Stream:
     """A CUDA stream by its handle; other frameworks take it through ``__cuda_stream__``.
 

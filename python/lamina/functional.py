@@ -440,7 +440,7 @@ def dropout(x: Tensor, state: Tensor | None = None, *, p: float = 0.5, training:
     """
     if not training:
         return x
-    return _C.dropout(x, random.state_of(None, x.device) if state is None else state, p, training)[0]
+    return _C.dropout(x, random.state_of(None, getattr(x, "device", "cpu")) if state is None else state, p, training)[0]
 
 
 def dropout2d(x: Tensor, state: Tensor | None = None, *, p: float = 0.5, training: bool = True) -> Tensor:
@@ -452,7 +452,7 @@ def dropout2d(x: Tensor, state: Tensor | None = None, *, p: float = 0.5, trainin
     """
     if not training:
         return x
-    return x * dropout(_C.full((*x.shape[:2], 1, 1), 1.0, x.dtype), state, p=p)
+    return x * dropout(_C.fill_like(x[:, :, :1, :1], 1.0, None), state, p=p)
 
 
 # --- elementwise --------------------------------------------------------------------------------------------

@@ -113,6 +113,23 @@ def _dlpack_device(self: Tensor) -> tuple[int, int]:
     return (2, int(index)) if kind == "cuda" else (1, 0)
 
 
+def _cuda_array_interface(self: Tensor) -> dict[str, Any]:
+    """The CUDA array interface, version 3; only tensors on a GPU have it, and no bfloat16.
+
+    Source: https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html
+    """
+    if not self.device.startswith("cuda") or self.dtype == "bfloat16":
+        raise AttributeError(f"__cuda_array_interface__: the tensor is {self.dtype.name} on {self.device}")
+    return {
+        "version": 3,
+        "shape": self.shape,
+        "typestr": self.dtype.numpy.str,
+        "data": (self.data_ptr, False),
+        "strides": tuple(stride * self.dtype.itemsize for stride in self.strides),
+        "stream": _C.stream_handle(self.device),
+    }
+
+
 def _repr(self: Tensor) -> str:
     if _C.is_recording():
         return f"tensor(<being recorded>, shape={self.shape}, dtype={self.dtype.name})"
@@ -160,6 +177,7 @@ for _name, _method in {
     "__dlpack__": _dlpack,
     "__dlpack_device__": _dlpack_device,
     "__iter__": _iter,
+    "__cuda_array_interface__": property(_cuda_array_interface),
     "__repr__": _repr,
     "__reduce__": _reduce,
     "__array_ufunc__": None,  # so that `ndarray * tensor` is ours
