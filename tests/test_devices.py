@@ -141,12 +141,10 @@ def test_memory_comes_from_another_pool_if_asked(device):
         x = lamina.ones(1000, device=device)
         assert held
         assert float(x[-1]) == 1
-        with pytest.raises(RuntimeError, match=r"device pool: \d+ blocks of another pool"):
-            lamina._C.set_device_pool(None, None)
-        del x
-        assert not held
     finally:
         lamina._C.set_device_pool(None, None)
+    del x
+    assert not held, "a block goes back to the pool that it came from"
     with pytest.raises(ValueError, match="library is 'jax'"):
         lamina.cuda.use_pool_of("jax")
 

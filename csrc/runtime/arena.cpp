@@ -6,9 +6,11 @@
 
 #include <bit>
 #include <cstdlib>
+#include <memory>
 #include <mutex>
 #include <new>
 #include <thread>
+#include <unordered_map>
 
 #include "base/check.h"
 
@@ -51,30 +53,37 @@ int64_t Arena::class_bytes(int size_class) {
 
 namespace {
 
-DevicePool device_pool;
-std::atomic<int64_t> device_blocks{0};  // held by root arenas
+// The pool in use, and for each block of another pool the one that it goes back to. Blocks are large and rare.
+std::mutex pool_mutex;
+std::shared_ptr<const DevicePool> device_pool;
+std::unordered_map<void*, std::shared_ptr<const DevicePool>> borrowed;
 
 void* take_block(Device device, int64_t bytes) {
-  void* block = device_pool.allocate ? device_pool.allocate(device, bytes)
-                                     : device_library(device.type).allocate(device.index, bytes);
-  if (block) ++device_blocks;
+  std::unique_lock lock(pool_mutex);
+  const std::shared_ptr<const DevicePool> pool = device_pool;
+  lock.unlock();
+  if (!pool) return device_library(device.type).allocate(device.index, bytes);
+  void* block = pool->allocate(device, bytes);
+  lock.lock();
+  if (block) borrowed[block] = pool;
   return block;
 }
 
 void give_block(Device device, void* block) {
-  --device_blocks;
-  if (device_pool.free) return device_pool.free(device, block);
+  std::shared_ptr<const DevicePool> pool;
+  {
+    const std::lock_guard lock(pool_mutex);
+    if (auto found = borrowed.extract(block)) pool = std::move(found.mapped());
+  }
+  if (pool) return pool->free(device, block);
   device_library(device.type).free(device.index, block);
 }
 
 }  // namespace
 
 void set_device_pool(DevicePool pool) {
-  check<StateError>(
-      device_blocks == 0, "device pool", device_blocks.load(),
-      " blocks of another pool are in use or cached; expected the choice before the first array on a "
-      "device");
-  device_pool = std::move(pool);
+  const std::lock_guard lock(pool_mutex);
+  device_pool = pool.allocate ? std::make_shared<const DevicePool>(std::move(pool)) : nullptr;
 }
 
 // A block smaller than a slab is cut from one and never goes back to the driver.

@@ -32,8 +32,8 @@ struct MemoryStats {
 class Arena;
 Arena& root_arena(Device device = {});
 
-// Another library's pool, from which the root arenas of devices take their blocks, so that two pools do not starve
-// each other. Refused while blocks of another origin are held. Empty functions: back to the driver.
+// Another library's pool, from which the root arenas of devices take their blocks from now on, so that two pools do not
+// starve each other; a block goes back where it came from. Empty functions: the driver.
 struct DevicePool {
   std::function<void*(Device, int64_t bytes)> allocate;  // null: out of memory
   std::function<void(Device, void* block)> free;

@@ -51,7 +51,7 @@ def use_pool_of(library: str) -> None:
 
     Args: library: "cupy", "torch", or "lamina" for the driver itself.
 
-    Raises: ValueError for another name; RuntimeError if Lamina holds GPU memory already (choose first).
+    Raises: ValueError for another name.
     """
     if library not in _POOLS:
         raise ValueError(f"use_pool_of: library is '{library}'; expected one of {', '.join(_POOLS)}")
