@@ -302,7 +302,7 @@ def tape_vjp(case: Case, inputs: list[Any], attrs: dict[str, Any], wrt: list[int
             tape.watch(tensors[i])
         outputs = as_tuple(function(case)(*tensors, **attrs))
         used = [
-            (y, lamina.from_numpy(dy.astype(to_numpy(y).dtype)))
+            (y, to_lamina(dy.astype(to_numpy(y).dtype)))
             for y, dy in zip(outputs, dys, strict=True)
             if dy is not None
         ]
