@@ -1,6 +1,7 @@
 #include "kernels/gemm/gemm.h"
 
-#include "kernels/gemm/product.cuh"
+#include "kernels/gemm/mma.cuh"
+#include "kernels/gemm/planes.cuh"
 #include "kernels/gemm/simt.cuh"
 
 namespace lamina::LAMINA_DEVICE {
@@ -24,11 +25,35 @@ struct Candidate {
 using SmallTile = SimtTile<32, 64, 4, 4>;
 using LargeTile = SimtTile<128, 64, 8, 8>;
 
-// Multiply-adds per cycle of the ordinary cores of an SM: tables of throughput in the CUDA programming guide.
+constexpr int mma_large = 128, mma_small = 64, mma_k = 32;
+
+constexpr bool is_data_centre(int architecture) {
+  return architecture == 80 || architecture == 90 || architecture == 100;
+}
+
+// Multiply-adds per cycle of the ordinary cores of an SM: "Arithmetic Instructions" in the CUDA programming guide.
 double core_rate(Dtype t, int architecture) {
-  const bool is_data_centre = architecture == 80 || architecture == 90 || architecture == 100;
-  if (t == Dtype::float64) return !is_data_centre ? 2 : architecture == 80 ? 32 : 64;
+  if (t == Dtype::float64) return !is_data_centre(architecture) ? 2 : architecture == 80 ? 32 : 64;
   return architecture == 80 ? 64 : 128;
+}
+// And of its matrix units with float32 sums, as mma.sync gets them: 0.63 of the 2048 of Hopper; small chips have a quarter.
+double matrix_rate(int architecture) {
+  return !is_data_centre(architecture) ? 256 : architecture == 90 ? 1290 : 1024;
+}
+
+// Planes that a float32 operand needs; 0: matrix units are not exact enough.
+int planes_of(Float32Precision precision) {
+  switch (precision) {
+    case Float32Precision::highest:
+      return 3;
+    case Float32Precision::ieee:
+      return 0;
+    case Float32Precision::high:
+      return 2;
+    case Float32Precision::medium:
+      return 1;
+  }
+  return 0;
 }
 
 // The tile of the kernel with the least estimated time, and into how many ranges it cuts K: only so far that each range
@@ -39,33 +64,50 @@ GemmTile choose_tile(const GemmProblem& p) {
   constexpr double block_cycles = 1500;   // from its start to its first product, and its epilogue
   constexpr int64_t least_range = 256;
   constexpr double most_scratch = 128 << 20;
-  const double rate = core_rate(p.dtype, p.architecture);
-  // Small tiles read 3 wavefronts of shared memory per 4 cycles of multiply-adds, large ones 1.
-  const Candidate candidates[] = {
-      {GemmPath::simt, LargeTile::M, LargeTile::N, LargeTile::K, 0.8 * rate, 300},
-      {GemmPath::simt, SmallTile::M, SmallTile::N, SmallTile::K, 0.5 * rate, 300},
-  };
-  const double output = double(p.M) * double(p.N) * double(p.batch);
-  const double bytes =
-      ((double(p.M) + double(p.N)) * double(p.K) * double(p.batch) + output) * double(p.element_size);
 
+  const bool is_short = p.element_size == 2;
+  const int planes = is_short ? 1 : p.dtype == Dtype::float32 ? planes_of(p.precision) : 0;
+  const bool copy_a = !is_short || !p.a_is_aligned, copy_b = !is_short || !p.b_is_aligned;
+  const double core = core_rate(p.dtype, p.architecture);
+  const double matrix = planes ? matrix_rate(p.architecture) / (planes * (planes + 1) / 2) : 0;
+  // In 4 cycles of multiply-adds small SIMT tiles read 3 wavefronts of shared memory, large ones 1.
+  const Candidate candidates[] = {
+      {GemmPath::mma, mma_large, mma_large, mma_k, 0.9 * matrix, 150},
+      {GemmPath::mma, mma_small, mma_small, mma_k, 0.6 * matrix, 150},
+      {GemmPath::simt, LargeTile::M, LargeTile::N, LargeTile::K, p.dtype == Dtype::float32 ? 0.8 * core : 0,
+       300},
+      {GemmPath::simt, SmallTile::M, SmallTile::N, SmallTile::K, 0.5 * core, 300},
+  };
+
+  const double M = double(p.M), N = double(p.N), K = double(p.K), batch = double(p.batch);
+  const double output = M * N * batch;
   GemmTile best{};
   for (const Candidate& c : candidates) {
-    if (c.m == LargeTile::M && p.dtype != Dtype::float32) continue;
+    if (c.rate == 0) continue;
+    GemmTile t{.path = c.path, .mc = c.m, .nc = c.n};
+    double bytes = ((M + N) * K * batch + output) * double(p.element_size), launches = 0;
+    int64_t element_size = p.element_size;  // as the kernel reads it
+    if (c.path == GemmPath::mma) {
+      t.planes = planes;
+      t.copy_a = copy_a;
+      t.copy_b = copy_b;
+      element_size = 2 * planes;
+      bytes += 2 * double(element_size) * K * batch * (copy_a * M + copy_b * N);
+      launches += copy_a + copy_b;
+    }
     const int64_t tiles = ceil_div(p.M, c.m) * ceil_div(p.N, c.n) * p.batch;
     for (int64_t splits = 1; splits <= 64; splits *= 2) {
-      const int64_t range = std::max(c.k, ceil_div(ceil_div(p.K, splits), c.k) * c.k);
-      if (splits > 1 && (range < least_range || double(splits * p.compute_size) * output > most_scratch))
-        break;
-      const double blocks = double(tiles * splits), waves = double(ceil_div(tiles * splits, p.sm_count));
+      t.kc = std::max(c.k, ceil_div(ceil_div(p.K, splits), c.k) * c.k);
+      const double partial = splits == 1 ? 0 : double(splits * p.compute_size) * output;
+      if (splits > 1 && (t.kc < least_range || partial > most_scratch)) break;
+      const double waves = double(ceil_div(tiles * splits, p.sm_count));
       const double slice = std::max(c.slice_cycles, double(c.m * c.n * c.k) / c.rate);
-      const double products = waves * (slice * double(range / c.k) + block_cycles);
-      const double traffic = blocks * double((c.m + c.n) * range * p.element_size);
-      const double sums = splits == 1 ? 0 : 2 * double(splits * p.compute_size) * output;
-      const double memory = std::max((bytes + sums) / dram, traffic / l2) / p.sm_count;
-      const double cycles = std::max(products, memory) + (splits == 1 ? 0 : launch_cycles);
-      if (best.mc && cycles >= best.cycles) continue;
-      best = {.path = c.path, .mc = c.m, .nc = c.n, .kc = range, .bytes = bytes + sums, .cycles = cycles};
+      const double products = waves * (slice * double(t.kc / c.k) + block_cycles);
+      const double traffic = double(tiles * splits * (c.m + c.n) * t.kc * element_size);
+      t.bytes = bytes + 2 * partial;
+      t.cycles = std::max(products, std::max(t.bytes / dram, traffic / l2) / p.sm_count) +
+                 launch_cycles * (launches + (splits > 1));
+      if (!best.mc || t.cycles < best.cycles) best = t;
     }
   }
   return best;
@@ -103,16 +145,78 @@ void launch_simt(const Product& p, const Cut& cut, Compute<T>* partial) {
          p, cut, partial);
 }
 
+template <class T, class Tile>
+void launch_mma(const Product& p, const Cut& cut, const PlanesOf& planes, float* partial) {
+  launch("gemm_mma", gemm_mma_kernel<T, Tile>,
+         {.grid = {std::min(cut.blocks(), most_blocks)},
+          .block = {Tile::threads},
+          .shared = sizeof(MmaShared<Tile>)},
+         p, cut, planes, partial);
+}
+
+template <class From, class To, int Planes>
+void launch_pack(const PackArgs& p) {
+  const int64_t squares = p.batch.count * ceil_div(p.lines, pack_side) * ceil_div(p.pitch, pack_side);
+  launch("gemm_pack", gemm_pack_kernel<From, To, Planes>,
+         {.grid = {std::min(squares, most_blocks)}, .block = {256}, .shared = sizeof(PackShared)}, p);
+}
+
+Operand transposed(Operand o) {
+  std::swap(o.row_stride, o.column_stride);
+  return o;
+}
+
+// The operands of the matrix units in aligned lines along K where they have no such form.
+template <class T, class Element, int Planes, class F>
+void with_packed(const Product& p, const GemmTile& t, F&& run) {
+  Packed a = packed_of(p.batch, p.a, p.M, p.K, Planes);
+  Packed b = packed_of(p.batch, transposed(p.b), p.N, p.K, Planes);
+  const DeviceScratch<Element> a_lines(t.copy_a ? a.size : 0), b_lines(t.copy_b ? b.size : 0);
+  Product packed = p;
+  if (t.copy_a) {
+    a.args.to = a.operand.data = a_lines.data();
+    launch_pack<T, Element, Planes>(a.args);
+    packed.a = a.operand;
+  }
+  if (t.copy_b) {
+    b.args.to = b.operand.data = b_lines.data();
+    launch_pack<T, Element, Planes>(b.args);
+    packed.b = transposed(b.operand);
+  }
+  run(packed, PlanesOf{p.a, p.b, a.plane_stride, b.plane_stride});
+}
+
+// True iff the operand can be copied in aligned chunks of 16 bytes along its lines or along K; sets which. Strides of
+// axes with one element are replaced by what suits.
+bool is_aligned_operand(const Product& p, const Operand& o, int64_t lines, int64_t& line_stride,
+                        int64_t& k_stride, bool* is_k_major) {
+  constexpr int64_t chunk = 8;
+  if (p.K == 1) k_stride = line_stride == 1 ? 0 : 1;
+  if (lines == 1) line_stride = k_stride == 1 ? 0 : 1;
+  *is_k_major = k_stride == 1;
+  if (!prim::is_aligned(static_cast<char*>(o.data))) return false;
+  for (int axis = 0; axis < p.batch.axes; ++axis)
+    if (o.batch_strides[axis] % chunk) return false;
+  return (k_stride == 1 && line_stride % chunk == 0) || (line_stride == 1 && k_stride % chunk == 0);
+}
+
+constexpr MmaShape large_shape = {.m = mma_large, .n = mma_large, .warp_m = 64, .warp_n = 64};
+constexpr MmaShape small_shape = {.m = mma_small, .n = mma_small, .warp_m = 32, .warp_n = 32};
+
 template <class T>
 void gemm_typed(const GemmArgs& args) {
   using S = Compute<T>;
-  const Product p = product_of(args);
-  if (p.M * p.N * p.batch == 0) return;
+  Product p = product_of(args);
+  const int64_t batch = p.batch.count;
+  if (p.M * p.N * batch == 0) return;
   const DeviceProperties& device = device_properties();
+  bool a_is_k_major = true, b_is_k_major = true;
+  const bool a_is_aligned = is_aligned_operand(p, p.a, p.M, p.a.row_stride, p.a.column_stride, &a_is_k_major);
+  const bool b_is_aligned = is_aligned_operand(p, p.b, p.N, p.b.column_stride, p.b.row_stride, &b_is_k_major);
   const GemmTile t = choose_tile({.M = p.M,
                                   .N = p.N,
                                   .K = p.K,
-                                  .batch = p.batch,
+                                  .batch = batch,
                                   .a_row_stride = p.a.row_stride,
                                   .a_column_stride = p.a.column_stride,
                                   .b_row_stride = p.b.row_stride,
@@ -120,6 +224,9 @@ void gemm_typed(const GemmArgs& args) {
                                   .element_size = sizeof(T),
                                   .compute_size = sizeof(S),
                                   .dtype = dtype_of<T>,
+                                  .precision = args.precision,
+                                  .a_is_aligned = a_is_aligned,
+                                  .b_is_aligned = b_is_aligned,
                                   .sm_count = device.sm_count,
                                   .architecture = device.architecture});
   const Cut cut = {.m = t.mc,
@@ -128,15 +235,46 @@ void gemm_typed(const GemmArgs& args) {
                    .m_tiles = ceil_div(p.M, t.mc),
                    .n_tiles = ceil_div(p.N, t.nc),
                    .splits = std::max(int64_t(1), ceil_div(p.K, t.kc)),
-                   .batch = p.batch};
-  const DeviceScratch<S> partial(cut.splits == 1 ? 0 : cut.splits * p.batch * p.M * p.N);
-  if constexpr (dtype_of<T> == Dtype::float32)
-    t.mc == LargeTile::M ? launch_simt<T, LargeTile>(p, cut, partial)
-                         : launch_simt<T, SmallTile>(p, cut, partial);
-  else
-    launch_simt<T, SmallTile>(p, cut, partial);
+                   .batch = batch};
+  const DeviceScratch<S> partial(cut.splits == 1 ? 0 : cut.splits * batch * p.M * p.N);
+  static_assert(LargeTile::M == mma_large);
+  const bool is_large = t.mc == mma_large;
+  if (t.path == GemmPath::simt) {
+    if constexpr (dtype_of<T> == Dtype::float32)
+      is_large ? launch_simt<T, LargeTile>(p, cut, partial) : launch_simt<T, SmallTile>(p, cut, partial);
+    else
+      launch_simt<T, SmallTile>(p, cut, partial);
+  } else if constexpr (sizeof(T) == 2) {
+    with_packed<T, T, 1>(p, t, [&](const Product& packed, const PlanesOf& planes) {
+      const auto run = [&]<bool A, bool B>() {
+        is_large ? launch_mma<T, MmaTile<T, large_shape, A, B>>(packed, cut, planes, partial)
+                 : launch_mma<T, MmaTile<T, small_shape, A, B>>(packed, cut, planes, partial);
+      };
+      const bool a = t.copy_a || a_is_k_major, b = t.copy_b || b_is_k_major;
+      if (a)
+        b ? run.template operator()<true, true>() : run.template operator()<true, false>();
+      else
+        b ? run.template operator()<false, true>() : run.template operator()<false, false>();
+    });
+  } else if constexpr (dtype_of<T> == Dtype::float32) {
+    const auto run = [&]<int Planes>() {
+      with_packed<T, bf16, Planes>(p, t, [&](const Product& packed, const PlanesOf& planes) {
+        // Two sets of sums leave registers for half as many per thread; three planes leave shared memory for two stages.
+        constexpr int stages = Planes == 3 ? 2 : 3;
+        constexpr MmaShape large = {
+            .m = mma_large, .n = mma_large, .warp_m = 64, .warp_n = 32, .planes = Planes, .stages = stages};
+        constexpr MmaShape small = {
+            .m = mma_small, .n = mma_small, .warp_m = 32, .warp_n = 32, .planes = Planes, .stages = stages};
+        is_large ? launch_mma<T, MmaTile<bf16, large, true, true>>(packed, cut, planes, partial)
+                 : launch_mma<T, MmaTile<bf16, small, true, true>>(packed, cut, planes, partial);
+      });
+    };
+    t.planes == 3   ? run.template operator()<3>()
+    : t.planes == 2 ? run.template operator()<2>()
+                    : run.template operator()<1>();
+  }
   if (!partial.data()) return;
-  const int64_t runs = p.batch * p.M * ceil_div(p.N, prim::vector_of<T>);
+  const int64_t runs = batch * p.M * ceil_div(p.N, prim::vector_of<T>);
   launch("gemm_finish", gemm_finish_kernel<T>,
          {.grid = {std::min(ceil_div(runs, 256), most_blocks)}, .block = {256}}, p, cut, partial.data());
 }

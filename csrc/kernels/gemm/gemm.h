@@ -31,6 +31,7 @@
 //   rows       very few rows and B's rows lie in memory: y += sum of a[k] * B[k, :], several k at a time
 //   amx        bfloat16 on machines with AMX, from 16 rows and columns on: tile instructions (amx.h)
 //   simt       devices: register tiles per thread, slices of the operands in shared memory (simt.cuh)
+//   mma        devices, short types, and float32 as planes of bfloat16: matrix units by mma.sync (mma_loop.cuh)
 // Products whose y is column-major, or has few columns and many rows, are computed transposed: y^T = B^T A^T.
 //
 // Sources: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), for the loops;
@@ -41,6 +42,7 @@
 
 #include "base/activation.h"
 #include "base/kernel_table.h"
+#include "base/precision.h"
 #include "base/view.h"
 
 namespace lamina {
@@ -54,6 +56,7 @@ struct GemmArgs {
   View pre{};  // optional output
   double alpha = 1, beta = 0;
   Activation activation = Activation::none;
+  Float32Precision precision = Float32Precision::highest;
 };
 
 // g = dy * act'(pre) and dbias = column sums of g; g, dy, saved (M, N) with any strides, dbias (N).
@@ -66,10 +69,10 @@ struct EpilogueBackwardArgs {
   bool saved_is_y = false;
 };
 
-enum class GemmPath : int32_t { packed, in_place, dots, rows, amx, simt };
+enum class GemmPath : int32_t { packed, in_place, dots, rows, amx, simt, mma };
 
 constexpr const char* name_of(GemmPath p) {
-  constexpr const char* names[] = {"packed", "in_place", "dots", "rows", "amx", "simt"};
+  constexpr const char* names[] = {"packed", "in_place", "dots", "rows", "amx", "simt", "mma"};
   return names[static_cast<int>(p)];
 }
 
@@ -82,12 +85,15 @@ struct GemmProblem {
   bool has_tiles = false;              // elements are bfloat16, and tile instructions may be used
   int threads = 1;
   Dtype dtype = Dtype::float32;  // this and what follows: on devices
+  Float32Precision precision = Float32Precision::highest;
+  bool a_is_aligned = false, b_is_aligned = false;  // may be copied in 16 bytes along one axis
   int sm_count = 0, architecture = 0;
 };
 
 struct GemmTile {
   GemmPath path = GemmPath::packed;
-  bool copy_a = false;  // A is copied into bands
+  bool copy_a = false, copy_b = false;  // A is copied into bands; on devices A and B into aligned lines
+  int planes = 0;                       // of which an operand of the matrix units is the sum
   int64_t mc = 0, nc = 0,
           kc = 0;  // blocks of the loops; on devices the sums of a thread block and the part of K it takes
   int64_t chunk_m = 0, chunk_n = 0;  // what a thread takes at a time
@@ -96,8 +102,9 @@ struct GemmTile {
          cycles = 0;  // estimates: memory traffic with packing, and cycles of multiply-adds and packing
 };
 inline std::ostream& operator<<(std::ostream& out, const GemmTile& t) {
-  return out << name_of(t.path) << ' ' << t.mc << " x " << t.nc << " x " << t.kc << ", " << t.bytes
-             << " bytes, " << t.cycles << " cycles";
+  return out << name_of(t.path) << ' ' << t.mc << " x " << t.nc << " x " << t.kc
+             << (t.copy_a ? ", copies A" : "") << (t.copy_b ? ", copies B" : "") << ", " << t.planes
+             << " planes, " << t.bytes << " bytes, " << t.cycles << " cycles";
 }
 
 struct GemmKernels {

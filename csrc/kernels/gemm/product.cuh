@@ -18,11 +18,15 @@ struct Operand {
   LAMINA_HD explicit operator bool() const { return data != nullptr; }
 };
 
+struct Batch {
+  int axes = 0;  // innermost first
+  int64_t extents[max_ndim - 2] = {};
+  int64_t count = 1;
+};
+
 struct Product {
   int64_t M = 0, N = 0, K = 0;
-  int axes = 0;  // of the batch, innermost first
-  int64_t extents[max_ndim - 2] = {};
-  int64_t batch = 1;  // product of the extents
+  Batch batch{};
   Operand a{}, b{}, c{}, bias{}, residual{}, y{}, pre{};
   double alpha = 1, beta = 0;
   Activation activation = Activation::none;
@@ -30,11 +34,11 @@ struct Product {
 
 // The matrix of product `index` of the batch.
 template <class T>
-LAMINA_PRIM Matrix<T> matrix_of(const Product& p, const Operand& o, int64_t index) {
+LAMINA_PRIM Matrix<T> matrix_of(const Batch& batch, const Operand& o, int64_t index) {
   T* data = static_cast<T*>(o.data);
   if (data)
-    for (int axis = 0; axis < p.axes; index /= p.extents[axis++])
-      data += index % p.extents[axis] * o.batch_strides[axis];
+    for (int axis = 0; axis < batch.axes; index /= batch.extents[axis++])
+      data += index % batch.extents[axis] * o.batch_strides[axis];
   return {data, o.row_stride, o.column_stride};
 }
 
@@ -44,11 +48,11 @@ LAMINA_PRIM Epilogue<T> epilogue_of(const Product& p, int64_t index) {
   return {.alpha = S(p.alpha),
           .beta = S(p.beta),
           .activation = p.activation,
-          .c = matrix_of<const T>(p, p.c, index),
-          .bias = matrix_of<const T>(p, p.bias, index),
-          .residual = matrix_of<const T>(p, p.residual, index),
-          .y = matrix_of<T>(p, p.y, index),
-          .pre = matrix_of<T>(p, p.pre, index),
+          .c = matrix_of<const T>(p.batch, p.c, index),
+          .bias = matrix_of<const T>(p.batch, p.bias, index),
+          .residual = matrix_of<const T>(p.batch, p.residual, index),
+          .y = matrix_of<T>(p.batch, p.y, index),
+          .pre = matrix_of<T>(p.batch, p.pre, index),
           .M = p.M,
           .N = p.N};
 }
@@ -119,21 +123,21 @@ inline Product product_of(const GemmArgs& args) {
   for (int axis = matrix_axis - 1; axis >= 0; --axis) {
     const int64_t extent = args.y.shape[axis];
     if (extent == 1) continue;
+    int& axes = p.batch.axes;
     const auto row_stride = [](const Operand& o) { return o.row_stride; };
-    const auto last_stride = [&](const Operand& o) { return o.batch_strides[p.axes - 1]; };
-    p.batch *= extent;
-    if (p.axes == 0 && args.b.strides[axis] == 0 && (p.M == 1 || in_step(axis, p.M, row_stride, op_b))) {
+    const auto last_stride = [&](const Operand& o) { return o.batch_strides[axes - 1]; };
+    if (axes == 0 && args.b.strides[axis] == 0 && (p.M == 1 || in_step(axis, p.M, row_stride, op_b))) {
       for (int i = 0; i < operand_count; ++i)
         if (i != op_b && p.M == 1) operands[i]->row_stride = views[i]->strides[axis];
       p.M *= extent;
-      p.batch = 1;
-    } else if (p.axes > 0 && in_step(axis, p.extents[p.axes - 1], last_stride, -1)) {
-      p.extents[p.axes - 1] *= extent;
+    } else if (axes > 0 && in_step(axis, p.batch.extents[axes - 1], last_stride, -1)) {
+      p.batch.extents[axes - 1] *= extent;
     } else {
-      for (int i = 0; i < operand_count; ++i) operands[i]->batch_strides[p.axes] = views[i]->strides[axis];
-      p.extents[p.axes++] = extent;
+      for (int i = 0; i < operand_count; ++i) operands[i]->batch_strides[axes] = views[i]->strides[axis];
+      p.batch.extents[axes++] = extent;
     }
   }
+  for (int axis = 0; axis < p.batch.axes; ++axis) p.batch.count *= p.batch.extents[axis];
   if (p.M > 1 && p.y.row_stride == 1 && (p.N == 1 || p.y.column_stride != 1)) {
     for (Operand* o : operands) std::swap(o->row_stride, o->column_stride);
     std::swap(p.a, p.b);

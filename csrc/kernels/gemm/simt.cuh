@@ -176,8 +176,8 @@ __global__ void __launch_bounds__(Tile::threads) gemm_simt_kernel(Product p, Cut
   auto& shared = prim::shared_memory<SimtShared<T, Tile>>();
   for (int64_t block = blockIdx.x; block < cut.blocks(); block += gridDim.x) {
     const BlockTile tile = tile_of(cut, p.K, block);
-    const Matrix<const T> am = matrix_of<const T>(p, p.a, tile.index),
-                          bm = matrix_of<const T>(p, p.b, tile.index);
+    const Matrix<const T> am = matrix_of<const T>(p.batch, p.a, tile.index),
+                          bm = matrix_of<const T>(p.batch, p.b, tile.index);
     SliceLoader<T, Tile::K, Tile::M, Tile::threads> a(am.at(tile.row, tile.k_begin), am.row_stride,
                                                       am.column_stride, p.M - tile.row);
     SliceLoader<T, Tile::K, Tile::N, Tile::threads> b(bm.at(tile.k_begin, tile.column), bm.column_stride,

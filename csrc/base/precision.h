@@ -1,0 +1,28 @@
+// How exactly products of float32 numbers are computed on matrix units, which know shorter types only.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string_view>
+
+namespace lamina {
+
+// highest: no less exactly than by multiply-adds in float32, by whatever is fastest (three bf16 planes per operand);
+// ieee: multiply-adds in float32; high: two planes, 16 bits of each operand; medium: operands rounded to bf16.
+// The CPU has multiply-adds for all of them.
+enum class Float32Precision : uint8_t { highest, ieee, high, medium };
+
+inline constexpr int float32_precision_count = 4;
+
+constexpr const char* name_of(Float32Precision p) {
+  constexpr const char* names[float32_precision_count] = {"highest", "ieee", "high", "medium"};
+  return names[static_cast<int>(p)];
+}
+
+constexpr std::optional<Float32Precision> parse_float32_precision(std::string_view name) {
+  for (int i = 0; i < float32_precision_count; ++i)
+    if (name == name_of(Float32Precision(i))) return Float32Precision(i);
+  return std::nullopt;
+}
+
+}  // namespace lamina
