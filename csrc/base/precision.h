@@ -1,6 +1,7 @@
 // How exactly products of float32 numbers are computed on matrix units, which know shorter types only.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <optional>
 #include <string_view>
@@ -24,5 +25,9 @@ constexpr std::optional<Float32Precision> parse_float32_precision(std::string_vi
     if (name == name_of(Float32Precision(i))) return Float32Precision(i);
   return std::nullopt;
 }
+
+// The setting of the process. Ops read it and hand it on in the arguments of kernels, so a recorded step keeps the one it
+// was recorded with.
+inline std::atomic<Float32Precision> float32_precision = Float32Precision::highest;
 
 }  // namespace lamina

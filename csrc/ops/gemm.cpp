@@ -148,7 +148,8 @@ GemmArgs product_args(const Array& a, const Array& b, const Attrs& attrs, const 
                       const Shape& product) {
   return {.a = batch_expanded(left_matrix(a.view(), attrs.boolean("transpose_a")), product),
           .b = batch_expanded(right_matrix(b.view(), attrs.boolean("transpose_b")), product),
-          .y = reshaped(y.view(), product)};
+          .y = reshaped(y.view(), product),
+          .precision = float32_precision};
 }
 
 // --- gradients of a product ----------------------------------------------------------------------------------------
@@ -352,7 +353,8 @@ void run_linear(Stream& stream, const Inputs& in, const Attrs& attrs, const Outp
   GemmArgs args{.a = x,
                 .b = batch_expanded(transposed(in[1].view()), product),
                 .y = reshaped(out[0].view(), product),
-                .activation = activation_of(attrs)};
+                .activation = activation_of(attrs),
+                .precision = float32_precision};
   if (in[2]) args.bias = expanded(in[2].view(), product);
   if (in[3]) args.residual = expanded(in[3].view(), product);
   if (out[1].size() > 0) args.pre = reshaped(out[1].view(), product);

@@ -4,6 +4,7 @@
 
 #include "base/isa.h"
 #include "base/parallel.h"
+#include "base/precision.h"
 #include "ops/roofline.h"
 #include "python/tensor_type.h"
 
@@ -15,6 +16,13 @@ namespace {
 void set_threads(int n) {
   check(n >= 1, "set_num_threads", "n is ", n, "; expected at least 1");
   set_num_threads(n);
+}
+
+void set_float32_precision(const std::string& name) {
+  const std::optional<Float32Precision> precision = parse_float32_precision(name);
+  check(bool(precision), "set_float32_precision", "precision is '", name,
+        "'; expected 'highest', 'ieee', 'high' or 'medium'");
+  float32_precision = *precision;
 }
 
 py::dict memory_stats(const std::string& device) {
@@ -81,6 +89,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", build_info);
   m.def("get_num_threads", num_threads);
   m.def("set_num_threads", set_threads, py::arg("n"));
+  m.def("get_float32_precision", [] { return name_of(float32_precision); });
+  m.def("set_float32_precision", set_float32_precision, py::arg("precision"));
   m.def("memory_stats", memory_stats, py::arg("device") = "cpu");
   m.def(
       "empty_cache", [](const std::string& device) { root_arena(parse_device(device)).empty_cache(); },
