@@ -75,7 +75,7 @@ void Engine::issue(Operation op) {
 void Engine::land_transaction(size_t i) {
   Operation op = std::move(transactions_[i]);
   transactions_.erase(transactions_.begin() + ptrdiff_t(i));
-  idle_rounds_ = 0;
+  idle_yields_ = 0;
   try {
     op.run_land();
   } catch (const std::exception& error) {

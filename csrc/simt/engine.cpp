@@ -14,7 +14,7 @@ Index thread_index, block_index, block_extent, grid_extent;
 namespace {
 
 constexpr int64_t page = 4096, canary_bytes = 1024;
-constexpr int max_idle_rounds = 10000;  // of threads that spin, with nothing else going on
+constexpr int64_t max_idle_yields = 1000000;  // of threads that spin, with nothing else going on
 constexpr size_t max_tsan_fibers = 4000;
 
 Index index_of(Extent e) { return {uint32_t(e.x), uint32_t(e.y), uint32_t(e.z)}; }
@@ -124,9 +124,9 @@ void Waitable::wake_all() {
 }
 
 void Engine::wake(Thread& t) {
-  idle_rounds_ = 0;
+  idle_yields_ = 0;
   t.waits_for = nullptr;
-  ready_.push_back(&t);
+  t.block->ready.push_back(&t);
 }
 
 void Engine::wait(Waitable& what) {
@@ -136,7 +136,8 @@ void Engine::wait(Waitable& what) {
 }
 
 void Engine::yield() {
-  yielded_.push_back(running_);
+  ++idle_yields_;
+  (schedule == Schedule::random ? running_->block->ready : yielded_).push_back(running_);
   go_on();
 }
 
@@ -156,26 +157,45 @@ void Engine::fail_soon(std::string error) {
   if (error_.empty()) error_ = std::move(error);
 }
 
+// The block whose threads go on, if any of them can: one runs as far ahead of the others as it gets.
+Block* Engine::pick_block() {
+  if (schedule == Schedule::random) {
+    if (favourite_ && !favourite_->ready.empty() && random(64)) return favourite_;
+    const size_t first = random(blocks_.size());
+    for (size_t i = 0; i < blocks_.size(); ++i) {
+      favourite_ = blocks_[(first + i) % blocks_.size()].get();
+      if (!favourite_->ready.empty()) return favourite_;
+    }
+    return nullptr;
+  }
+  const bool is_lifo = schedule == Schedule::lifo;
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    Block* b = blocks_[is_lifo ? blocks_.size() - 1 - i : i].get();
+    if (!b->ready.empty()) return b;
+  }
+  return nullptr;
+}
+
 // The next thread to run; null if none can, or the launch has failed.
 Thread* Engine::pick() {
   for (;;) {
     if (async == Async::random && !transactions_.empty() && !random(4))
       land_transaction(random(transactions_.size()));
-    if (!error_.empty()) return nullptr;
-    if (!ready_.empty()) {
-      size_t i = 0;
-      if (schedule == Schedule::lifo) i = ready_.size() - 1;
-      if (schedule == Schedule::random) i = random(ready_.size());
-      std::swap(ready_[i], schedule == Schedule::lifo ? ready_.back() : ready_.front());
-      Thread* next = schedule == Schedule::lifo ? ready_.back() : ready_.front();
-      schedule == Schedule::lifo ? ready_.pop_back() : ready_.pop_front();
+    if (!error_.empty() || idle_yields_ > max_idle_yields) return nullptr;
+    if (Block* b = pick_block()) {
+      std::deque<Thread*>& ready = b->ready;
+      if (schedule == Schedule::random) std::swap(ready.front(), ready[random(ready.size())]);
+      const bool is_lifo = schedule == Schedule::lifo;
+      Thread* next = is_lifo ? ready.back() : ready.front();
+      is_lifo ? ready.pop_back() : ready.pop_front();
       return next;
     }
     if (!transactions_.empty()) {
       land_transaction(async == Async::random ? random(transactions_.size()) : 0);
     } else {
-      if (yielded_.empty() || ++idle_rounds_ > max_idle_rounds) return nullptr;
-      ready_.swap(yielded_);
+      if (yielded_.empty()) return nullptr;
+      for (Thread* t : yielded_) t->block->ready.push_back(t);
+      yielded_.clear();
     }
   }
 }
@@ -205,7 +225,7 @@ void Engine::entry() {
   Thread& t = e.running();
   tsan::release(&e.end_of_launch_);
   t.has_ended = true;
-  e.idle_rounds_ = 0;
+  e.idle_yields_ = 0;
   Block& b = *t.block;
   --b.live;
   try {
@@ -256,7 +276,7 @@ void Engine::run_group(const std::vector<Index>& firsts) {
       t.fiber->start(entry);
       t.tsan_fiber = tsan::create();
       if (t.tsan_fiber) tsan_fibers_.push_back(t.tsan_fiber);
-      ready_.push_back(&t);
+      b.ready.push_back(&t);
     }
   }
   go_on();
@@ -270,11 +290,12 @@ void Engine::run_group(const std::vector<Index>& firsts) {
         error_ = "launched as dependent, but never waits for the launch before";
   for (Operation& op : transactions_) tsan::destroy(op.tsan_fiber);
   transactions_.clear();
-  ready_.clear();
+  favourite_ = nullptr;
   yielded_.clear();
   blocks_.clear();
   clusters_.clear();
   running_ = nullptr;
+  idle_yields_ = 0;
 }
 
 // Who waits where.

@@ -163,6 +163,7 @@ struct Block {
   std::deque<Thread> threads;
   std::deque<Barrier> barriers;
   std::map<int64_t, Mbarrier> mbarriers;
+  std::deque<Thread*> ready;
   int live;
   bool has_waited_for_dependency = false;
 
@@ -196,6 +197,7 @@ class Engine {
  private:
   static void entry();
   void go_on();
+  Block* pick_block();
   Thread* pick();
   void land_transaction(size_t i);
   void run_group(const std::vector<Index>& clusters);
@@ -210,11 +212,12 @@ class Engine {
   std::vector<void*> tsan_fibers_;              // kept until the launch ends: an identity is not used twice
   std::deque<std::unique_ptr<Cluster>> clusters_;
   std::deque<std::unique_ptr<Block>> blocks_;
-  std::deque<Thread*> ready_, yielded_;
+  std::deque<Thread*> yielded_;
   std::deque<Operation> transactions_;
   Thread* running_ = nullptr;
   std::string error_;
-  int idle_rounds_ = 0;
+  Block* favourite_ = nullptr;  // at random schedule, the block that goes on for a while
+  int64_t idle_yields_ = 0;
   char end_of_launch_ = 0;
 };
 
