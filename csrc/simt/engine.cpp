@@ -221,9 +221,9 @@ void Engine::entry() {
   } catch (const std::exception& error) {
     e.fail_soon(cat(error.what(), "\n  in thread ", text(e.running().index), " of ", e.block().describe()));
   }
-  const tsan::Ignore ignore;
   Thread& t = e.running();
-  tsan::release(&e.end_of_launch_);
+  tsan::release(&e.end_of_launch);
+  tsan::switch_to(e.main_tsan_fiber_);  // which ignores all that follows
   t.has_ended = true;
   e.idle_yields_ = 0;
   Block& b = *t.block;
@@ -343,7 +343,7 @@ void Engine::run(const char* name, const Launch& launch, const std::function<voi
       if (tsan_fibers_.size() > max_tsan_fibers) forget();
     }
   }
-  tsan::acquire(&end_of_launch_);
+  tsan::acquire(&end_of_launch);
   forget();
   if (!error_.empty())
     throw StateError(cat(name, ": ", error_, "\n  grid ", launch.grid, ", block ", launch.block, ", cluster ",

@@ -67,6 +67,10 @@ Fiber::~Fiber() {
 #endif
 
 void Fiber::start(void (*entry)()) {
+  if (stack_ && tsan::is_on()) {  // forgets who used it before
+    munmap(stack_, stack_bytes);
+    stack_ = nullptr;
+  }
   if (!stack_) {
     stack_ = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                   -1, 0);

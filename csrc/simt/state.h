@@ -193,6 +193,7 @@ class Engine {
   Schedule schedule = Schedule::fifo;
   Async async = Async::late;
   uint64_t seed = 0;
+  char end_of_launch = 0;  // everything happens before it, to ThreadSanitizer
 
  private:
   static void entry();
@@ -218,7 +219,6 @@ class Engine {
   std::string error_;
   Block* favourite_ = nullptr;  // at random schedule, the block that goes on for a while
   int64_t idle_yields_ = 0;
-  char end_of_launch_ = 0;
 };
 
 Engine& engine();

@@ -19,12 +19,16 @@ __global__ void __launch_bounds__(128)
     float sum = 0;
     const int end = mutant == 1 ? n - 1 : mutant == 2 ? n + 1 : n;
     for (int i = int(threadIdx.x); i < end; i += int(blockDim.x)) sum += x[row * n + i];
-    // Neighbours first, through shared memory.
+    // Pairs and eights exchange through shared memory, the others by shuffles, which order no memory.
     s.lanes[warp][lane] = sum;
     if (mutant != 3) prim::warp_sync();
     sum += s.lanes[warp][lane ^ 1];
+    sum += prim::shuffle_xor(sum, 2);
     if (mutant != 4) prim::warp_sync();
-    for (int bits = mutant == 5 ? 8 : 16; bits > 1; bits /= 2) sum += prim::shuffle_xor(sum, bits);
+    s.lanes[warp][lane] = sum;
+    prim::warp_sync();
+    sum += s.lanes[warp][lane ^ 4];
+    for (int bits = mutant == 5 ? 8 : 16; bits > 4; bits /= 2) sum += prim::shuffle_xor(sum, bits);
     if (mutant != 6) prim::block_sync();  // the partial sums of the row before have been read
     if (lane == 0) s.partial[warp] = sum;
     if (mutant != 7 && (mutant != 8 || warp < 2)) prim::block_sync();
@@ -200,19 +204,21 @@ std::string run_grid(int mutant) {
 
 }  // namespace
 
-const MutatedKernel reduction = {"reduction",
-                                 run_reduction,
-                                 {{"the last element is left out"},
-                                  {"an element too many is read"},
-                                  {"no warp_sync between a lane's write and its neighbour's read"},
-                                  {"no warp_sync before the lanes' values are overwritten", Seen::tsan},
-                                  {"the shuffles begin with half of the width"},
-                                  {"no barrier before the partial sums are overwritten"},
-                                  {"no barrier before the partial sums are read"},
-                                  {"a barrier that two of four warps skip"},
-                                  {"a partial sum too many, which nobody wrote"},
-                                  {"the row after is written"},
-                                  {"threads leave the loop and the others wait"}}};
+const MutatedKernel reduction = {
+    "reduction",
+    run_reduction,
+    {{"the last element is left out"},
+     {"an element too many is read"},
+     {"no warp_sync between a lane's write and its neighbour's read"},
+     // The shuffle in between makes the lanes meet here, as it mostly does on a GPU.
+     {"no warp_sync before the lanes' values are overwritten", Seen::tsan},
+     {"the shuffles begin with half of the width"},
+     {"no barrier before the partial sums are overwritten"},
+     {"no barrier before the partial sums are read"},
+     {"a barrier that two of four warps skip"},
+     {"a partial sum too many, which nobody wrote"},
+     {"the row after is written"},
+     {"threads leave the loop and the others wait"}}};
 
 const MutatedKernel sgemm = {"sgemm",
                              run_sgemm,
