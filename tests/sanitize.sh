@@ -4,25 +4,35 @@
 #   tests/sanitize.sh address|undefined|thread [arguments of pytest]
 #
 # Works on a copy of the package, so the build in the working copy stays as it is. LAMINA_ISAS chooses the levels
-# (default: avx2). Leaks are not looked for: the interpreter itself leaves memory behind.
+# (default: avx2). With `--device sim` among the arguments it is the CUDA kernels that are instrumented, on the
+# simulator, and lamina is the one that is installed. Leaks are not looked for: the interpreter itself leaves memory
+# behind.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 kind=$1
 shift
-build=$PWD/build/sanitize-$kind
-mkdir -p "$build/python"
-cmake -S . -B "$build" -G Ninja -DPython_EXECUTABLE="$(command -v python)" -DLAMINA_SANITIZE="$kind" -DLAMINA_CUDA=off \
-  -DLAMINA_ISAS="${LAMINA_ISAS:-avx2}" -DLAMINA_OUTPUT_DIR="$build/python/lamina" >/dev/null
-cp -r python/lamina "$build/python/"
-rm -f "$build"/python/lamina/_C*.so
-ninja -C "$build"
+if [[ " $* " == *" --device sim "* ]]; then
+  build=$PWD/build/sim-$kind
+  cmake -S csrc/simt -B "$build" -G Ninja -DLAMINA_SANITIZE="$kind" >/dev/null
+  ninja -C "$build"
+  export LAMINA_SIM_LIBRARY=$build/liblamina_sim.so
+else
+  build=$PWD/build/sanitize-$kind
+  mkdir -p "$build/python"
+  cmake -S . -B "$build" -G Ninja -DPython_EXECUTABLE="$(command -v python)" -DLAMINA_SANITIZE="$kind" \
+    -DLAMINA_CUDA=off -DLAMINA_ISAS="${LAMINA_ISAS:-avx2}" -DLAMINA_OUTPUT_DIR="$build/python/lamina" >/dev/null
+  cp -r python/lamina "$build/python/"
+  rm -f "$build"/python/lamina/_C*.so
+  ninja -C "$build"
+  export PYTHONPATH=$build/python
+fi
 
 case $kind in
   address) runtime=libasan.so ;;
   undefined) runtime=libubsan.so ;;
   thread) runtime=libtsan.so ;;
 esac
-export PYTHONPATH=$build/python PYTHONMALLOC=malloc
+export PYTHONMALLOC=malloc
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 TSAN_OPTIONS=report_signal_unsafe=0
 export LD_PRELOAD="$(g++ -print-file-name=$runtime) $(g++ -print-file-name=libstdc++.so)"
 python -m pytest -p no:cacheprovider -n 0 "$@"
