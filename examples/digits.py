@@ -3,6 +3,8 @@
     python examples/digits.py                  # a convolutional network
     python examples/digits.py --model lstm     # an LSTM that reads the image row by row
     python examples/digits.py --seeds 5        # five runs, with their mean
+    python examples/digits.py --device cuda    # on a GPU
+    python examples/digits.py --device sim     # a few steps of the CUDA kernels on the CPU, compared with the CPU's own
 
 Each run prints test accuracy, a confusion table and images per second, saves a checkpoint, loads it into a new network
 and verifies that it predicts the same.
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -86,7 +89,11 @@ def shifted(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def predict(model: nn.Module, images: np.ndarray) -> np.ndarray:
     """Labels (N,) by the largest logit."""
     model.eval()
-    return model(lamina.tensor(images)).numpy().argmax(axis=1)
+    return model(lamina.tensor(images, device=place_of(model))).numpy().argmax(axis=1)
+
+
+def place_of(model: nn.Module) -> str:
+    return next(iter(model.parameters())).device
 
 
 def show_progress(epoch: int, epochs: int, loss: float, speed: float) -> None:
@@ -99,10 +106,8 @@ def show_progress(epoch: int, epochs: int, loss: float, speed: float) -> None:
         print(line)
 
 
-def train(model: nn.Module, images: np.ndarray, labels: np.ndarray, seed: int) -> None:
-    """Adam with a learning rate that falls along half a cosine to zero."""
-    rng = np.random.default_rng(seed)
-    optimizer = optim.AdamW(model.parameters(), lr=model.lr, weight_decay=1e-2)
+def training_step(model: nn.Module, optimizer: optim.Optimizer) -> Callable[[np.ndarray, np.ndarray], lamina.Tensor]:
+    """A function of images and labels that updates the model and gives the loss; recorded, then replayed."""
 
     @lamina.record
     def step(x: lamina.Tensor, target: lamina.Tensor) -> lamina.Tensor:
@@ -112,18 +117,28 @@ def train(model: nn.Module, images: np.ndarray, labels: np.ndarray, seed: int) -
         optimizer.step()
         return loss
 
+    device = place_of(model)
+    return lambda images, labels: step(lamina.tensor(images, device=device), lamina.tensor(labels, device=device))
+
+
+def train(model: nn.Module, images: np.ndarray, labels: np.ndarray, seed: int) -> None:
+    """Adam with a learning rate that falls along half a cosine to zero."""
+    rng = np.random.default_rng(seed)
+    optimizer = optim.AdamW(model.parameters(), lr=model.lr, weight_decay=1e-2)
+    step = training_step(model, optimizer)
     batches = len(images) // model.batch_size  # a last, smaller batch waits for the next shuffle
     model.train()
     for epoch in range(model.epochs):
         start = time.perf_counter()
         optimizer.lr = model.lr * (1 + np.cos(np.pi * epoch / model.epochs)) / 2
-        total = 0.0
+        total = lamina.zeros(device=place_of(model))  # read once an epoch: a GPU need not wait for Python
         order = rng.permutation(len(images))[: batches * model.batch_size].reshape(batches, -1)
         for batch in order:
             x = shifted(images[batch], rng) if model.shifts else images[batch]
-            total += float(step(lamina.tensor(x), lamina.tensor(labels[batch])))
+            total = total + step(x, labels[batch])
+        mean = float(total) / batches
         speed = order.size / (time.perf_counter() - start)
-        show_progress(epoch + 1, model.epochs, total / batches, speed)
+        show_progress(epoch + 1, model.epochs, mean, speed)
 
 
 def print_confusion(labels: np.ndarray, predicted: np.ndarray) -> None:
@@ -135,11 +150,29 @@ def print_confusion(labels: np.ndarray, predicted: np.ndarray) -> None:
         print(f"{digit:14} " + "".join(f"{count or '.':>4}" for count in row))
 
 
-def run(kind: type[nn.Module], seed: int, checkpoint: Path) -> float:
+def compare_with_cpu(kind: type[nn.Module], device: str, seed: int, steps: int = 4) -> None:
+    """A few training steps on the device and on the CPU, from the same start on the same images."""
+    images, labels, _, _ = load_data()
+
+    def losses(place: str) -> list[float]:
+        lamina.manual_seed(seed)
+        model = kind().to(place)
+        step = training_step(model, optim.AdamW(model.parameters(), lr=model.lr))
+        return [float(step(images[i : i + 16], labels[i : i + 16])) for i in range(0, 16 * steps, 16)]
+
+    there, here = losses(device), losses("cpu")
+    for place, values in ((device, there), ("cpu", here)):
+        print(f"loss on {place:>6}: " + "  ".join(f"{value:.6f}" for value in values))
+    if not np.allclose(there, here, rtol=1e-3):
+        raise SystemExit(f"{device} and the CPU disagree")
+    print(f"{device} agrees with the CPU")
+
+
+def run(kind: type[nn.Module], seed: int, checkpoint: Path, device: str) -> float:
     """Trains one network, reports, and verifies its checkpoint; gives the accuracy on the held-out images."""
     train_images, train_labels, test_images, test_labels = load_data()
     lamina.manual_seed(seed)
-    model = kind()
+    model = kind().to(device)
     train(model, train_images, train_labels, seed)
     predicted = predict(model, test_images)
     accuracy = float((predicted == test_labels).mean())
@@ -147,7 +180,7 @@ def run(kind: type[nn.Module], seed: int, checkpoint: Path) -> float:
     print(f"seed {seed}: test accuracy {accuracy:.2%}")
 
     lamina.save(checkpoint, model.state_dict(), {"seed": str(seed), "accuracy": f"{accuracy:.4f}"})
-    restored = kind()
+    restored = kind().to(device)
     restored.load_state_dict(lamina.load(checkpoint))
     if not np.array_equal(predict(restored, test_images), predicted):
         raise SystemExit(f"{checkpoint}: the restored network predicts differently")
@@ -160,11 +193,14 @@ def main() -> None:
     parser.add_argument("--model", choices=["cnn", "lstm"], default="cnn")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first run")
     parser.add_argument("--seeds", type=int, default=1, help="number of runs")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, or sim (needs LAMINA_SIM_LIBRARY)")
     parser.add_argument("--checkpoint", type=Path, default=Path("digits.safetensors"))
     args = parser.parse_args()
     kind = {"cnn": Cnn, "lstm": Lstm}[args.model]
+    if args.device == "sim":
+        return compare_with_cpu(kind, args.device, args.seed)
     start = time.perf_counter()
-    accuracies = [run(kind, args.seed + i, args.checkpoint) for i in range(args.seeds)]
+    accuracies = [run(kind, args.seed + i, args.checkpoint, args.device) for i in range(args.seeds)]
     seconds = (time.perf_counter() - start) / args.seeds
     print(f"mean accuracy {np.mean(accuracies):.2%}, lowest {min(accuracies):.2%}, {seconds:.1f} s per run")
 
