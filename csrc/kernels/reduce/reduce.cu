@@ -5,14 +5,9 @@
 // Every reduction is a monoid with a step: sums, products and extrema keep a value; argmax and argmin a value and its
 // index, so that any order of combination finds the first extremum.
 //
-// Plan. A block of up to 256 threads owns a tile of k_threads x r_threads (choose_tile): its threads share the R
-// elements of each result and combine their states as a binary tree in shared memory. Packs of V = 16 bytes run along
-// the last axis of x where it is dense:
-//
-//   inner (last axis reduced)             outer (last axis kept)
-//     k0: r0 r1 r2 r3 | r0 r1 ...           r0: k0 k0 k0 k0 | k1 k1 ...    <- memory
-//     k1: r0 r1 ...                         r1: k0 k0 k0 k0 | k1 k1 ...
-//   neighbouring threads share a result     a thread has V results, neighbours the next V
+// Plan. A block is a tile of threads (tile.cuh): inner where the last axis of x is reduced, outer where it is kept. Packs
+// of V elements, 16 bytes, run along that axis where it is dense: an inner thread folds them into its one state, an
+// outer thread has V results.
 //
 // Four packs are in flight per thread; their sum is a leaf, so chains of additions are a fourth as long as the run of
 // a thread. Where the tiles are fewer than 1024, R is cut into segments: a first launch leaves the states of all
@@ -27,24 +22,13 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "base/launch.h"
 #include "kernels/reduce/axes.h"
-#include "prim/prim.cuh"
+#include "kernels/reduce/tile.cuh"
 
 namespace lamina::LAMINA_DEVICE {
 namespace {
 
-constexpr int block_threads = 256;
 constexpr int64_t wanted_tiles = 1024;  // some 8 blocks of 256 threads for each of 132 multiprocessors
-constexpr int64_t grid_limit = 65535;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-// The smallest power of two that is at least n, from 1 to `limit`, itself a power of two.
-int power_of_two(int64_t n, int64_t limit) {
-  int64_t power = 1;
-  while (power < n && power < limit) power *= 2;
-  return int(power);
-}
 
 template <class T>
 using Accumulate = std::conditional_t<is_floating(dtype_of<T>), Compute<T>, int64_t>;
@@ -241,48 +225,29 @@ struct Indices {
 
 // --- reductions --------------------------------------------------------------------------------------------------
 
-struct Tile {
-  bool is_outer;              // the last axis of x is kept
-  int vector;                 // elements that a thread loads at once, of the last axis
-  int k_threads, r_threads;   // of a block; powers of two
-  int64_t k_units, r_units;   // results and reduced elements, in packs where packs run along them
-  int64_t k_tiles, segments;  // blocks that share the results, and the elements of each
-  int64_t segment_units;      // of r_units
-};
-
 bool is_outer_reduction(const Axes& kept, const Axes& reduced) {
   return kept.size > 1 && kept.x[kept.n - 1] < reduced.x[reduced.n - 1];
-}
-
-Tile choose_tile(const Axes& kept, const Axes& reduced, int vector) {
-  Tile t;
-  t.is_outer = is_outer_reduction(kept, reduced);
-  t.vector = vector;
-  t.k_units = t.is_outer ? kept.size / vector : kept.size;
-  t.r_units = t.is_outer ? reduced.size : reduced.size / vector;
-  const int64_t r_wanted = ceil_div(t.r_units, 4);  // 4 loads are in flight per thread
-  if (t.is_outer) {
-    t.k_threads = power_of_two(t.k_units, 32);
-    t.r_threads = power_of_two(r_wanted, block_threads / t.k_threads);
-  } else {
-    t.r_threads = power_of_two(r_wanted, block_threads);
-    t.k_threads = power_of_two(t.k_units, block_threads / t.r_threads);
-  }
-  t.k_tiles = ceil_div(t.k_units, t.k_threads);
-  const int64_t steps = t.r_units / t.r_threads;  // a segment is worth 16 of them
-  const int64_t wanted = std::clamp<int64_t>(wanted_tiles / std::max<int64_t>(t.k_tiles, 1), 1,
-                                             std::max<int64_t>(steps / 16, 1));
-  t.segment_units = ceil_div(t.r_units, wanted);
-  t.segments = t.r_units > 0 ? ceil_div(t.r_units, t.segment_units) : 1;
-  return t;
 }
 
 struct Problem {
   const void* x;
   Axes kept, reduced;
-  Tile tile;
-  bool is_aligned;  // packs may be loaded as one
+  bool is_aligned;          // packs may be loaded as one
+  Tile tile;                // units are packs of V where packs run along them
+  int64_t segments, units;  // parts into which r_units are cut, and the size of each
 };
+
+Problem make_problem(const void* x, const Axes& kept, const Axes& reduced, int V, bool is_aligned) {
+  const bool is_outer = is_outer_reduction(kept, reduced);
+  Problem p = {x, kept, reduced, is_aligned, {}, 1, 0};
+  p.tile = choose_threads(is_outer, kept.size / (is_outer ? V : 1), reduced.size / (is_outer ? 1 : V));
+  const int64_t r_units = p.tile.r_units,
+                steps = r_units / p.tile.r_threads;  // a segment is worth 16 of them
+  const int64_t most = std::max<int64_t>(wanted_tiles / std::max<int64_t>(p.tile.k_tiles, 1), 1);
+  p.units = ceil_div(r_units, std::clamp<int64_t>(steps / 16, 1, most));
+  if (r_units > 0) p.segments = ceil_div(r_units, p.units);
+  return p;
+}
 
 // Where results go: into an array, or as states of segments into scratch memory.
 struct Destination {
@@ -308,40 +273,19 @@ LAMINA_PRIM void store_result(const Destination& to, int64_t at, R value) {
     static_cast<T*>(to.y)[at] = T(value);
 }
 
-// Combines the states of the r_threads threads that lie `stride` apart, into that of the first.
-template <int V, class Kind>
-LAMINA_PRIM void combine_threads(const Kind& kind, typename Kind::State (&state)[V],
-                                 typename Kind::State* shared, int r, int r_threads, int stride) {
-  if (r_threads == 1) return;
-  const int t = prim::thread();
-#pragma unroll
-  for (int v = 0; v < V; ++v) shared[v * block_threads + t] = state[v];
-  for (int half = r_threads / 2; half > 0; half /= 2) {
-    prim::block_sync();  // the states of the upper half
-    if (r >= half) continue;
-#pragma unroll
-    for (int v = 0; v < V; ++v) {
-      state[v] = kind.combine(state[v], shared[v * block_threads + t + half * stride]);
-      shared[v * block_threads + t] = state[v];
-    }
-  }
-  prim::block_sync();  // before the next tile writes
-}
-
 // `partial`: the states of all segments, [segment][k]; null if there is only one.
 template <class T, int V, class Kind>
-__global__ __launch_bounds__(block_threads, 2) void reduce_kernel(Problem p, Kind kind,
-                                                                  const Accumulate<T>* shift, Destination to,
-                                                                  typename Kind::State* partial) {
+__global__ __launch_bounds__(tile_threads, 2) void reduce_kernel(Problem p, Kind kind,
+                                                                 const Accumulate<T>* shift, Destination to,
+                                                                 typename Kind::State* partial) {
   using S = Accumulate<T>;
   using State = typename Kind::State;
   State* shared = &prim::shared_memory<State>();
   const Tile& tile = p.tile;
-  const int t = prim::thread();
-  const int k_local = tile.is_outer ? t % tile.k_threads : t / tile.r_threads;
-  const int r_local = tile.is_outer ? t / tile.k_threads : t % tile.r_threads;
-  const int64_t begin = tile.segment_units * blockIdx.y;
-  const int64_t end = begin + tile.segment_units < tile.r_units ? begin + tile.segment_units : tile.r_units;
+  const auto [k_local, r_local] = place_in(tile);
+  const auto combine = [&](State a, State b) { return kind.combine(a, b); };
+  const int64_t begin = p.units * blockIdx.y;
+  const int64_t end = begin + p.units < tile.r_units ? begin + p.units : tile.r_units;
   const int k_step = tile.is_outer ? V : 1, r_step = tile.is_outer ? 1 : V;
 
   for (int64_t k_tile = blockIdx.x; k_tile < tile.k_tiles; k_tile += gridDim.x) {
@@ -357,17 +301,11 @@ __global__ __launch_bounds__(block_threads, 2) void reduce_kernel(Problem p, Kin
       for (int v = 0; v < V; ++v) centre[v] = shift ? shift[tile.is_outer ? k + v : k] : S(0);
       int64_t r = begin + r_local;
       Cursor cursor(p.reduced, r * r_step, tile.r_threads * r_step);
-      const auto load = [&](int64_t at) {
-        if (p.is_aligned) return prim::load_vector<V>(from + at);
-        prim::Pack<T, V> pack;
-#pragma unroll
-        for (int v = 0; v < V; ++v) pack[v] = from[at + v];
-        return pack;
-      };
       const auto add = [&](auto packs) {  // as many at a time as packs has elements
         constexpr int n = sizeof(packs) / sizeof(packs[0]);
 #pragma unroll
-        for (int i = 0; i < n; ++i, cursor.advance()) packs[i] = load(cursor.at());
+        for (int i = 0; i < n; ++i, cursor.advance())
+          packs[i] = load_pack<V>(from + cursor.at(), p.is_aligned);
         S x[n][V];
 #pragma unroll
         for (int i = 0; i < n; ++i)
@@ -386,7 +324,7 @@ __global__ __launch_bounds__(block_threads, 2) void reduce_kernel(Problem p, Kin
         store_result<T>(to, place_of(p.kept, at).y, Kind::result(s));
     };
     if (tile.is_outer) {
-      combine_threads(kind, state, shared, r_local, tile.r_threads, tile.k_threads);
+      combine_threads(tile, state, shared, combine);
 #pragma unroll
       for (int v = 0; v < V; ++v)
         if (is_inside && r_local == 0) store(k + v, state[v]);
@@ -394,29 +332,27 @@ __global__ __launch_bounds__(block_threads, 2) void reduce_kernel(Problem p, Kin
       State sum[1] = {state[0]};
 #pragma unroll
       for (int v = 1; v < V; ++v) sum[0] = kind.combine(sum[0], state[v]);
-      combine_threads(kind, sum, shared, r_local, tile.r_threads, 1);
+      combine_threads(tile, sum, shared, combine);
       if (is_inside && r_local == 0) store(k, sum[0]);
     }
   }
 }
 
-// Combines the states of the segments. A block has k_threads results.
+// Combines the states of the segments.
 template <class T, class Kind>
-__global__ __launch_bounds__(block_threads, 2) void combine_kernel(Axes kept, int64_t segments, int k_threads,
-                                                                   Kind kind, Destination to,
-                                                                   const typename Kind::State* partial) {
+__global__ __launch_bounds__(tile_threads, 2) void combine_kernel(Axes kept, Tile tile, Kind kind,
+                                                                  Destination to,
+                                                                  const typename Kind::State* partial) {
   using State = typename Kind::State;
-  State* shared = &prim::shared_memory<State>();
-  const int k_local = prim::thread() % k_threads, r_local = prim::thread() / k_threads;
-  const int r_threads = prim::threads() / k_threads;
-  for (int64_t first = int64_t(blockIdx.x) * k_threads; first < kept.size;
-       first += int64_t(gridDim.x) * k_threads) {
-    const int64_t k = first + k_local;
+  const auto [k_local, r_local] = place_in(tile);
+  const auto combine = [&](State a, State b) { return kind.combine(a, b); };
+  for (int64_t k_tile = blockIdx.x; k_tile < tile.k_tiles; k_tile += gridDim.x) {
+    const int64_t k = k_tile * tile.k_threads + k_local;
     State state[1] = {kind.identity()};
     if (k < kept.size)
-      for (int64_t s = r_local; s < segments; s += r_threads)
-        state[0] = kind.combine(state[0], partial[s * kept.size + k]);
-    combine_threads(kind, state, shared, r_local, r_threads, k_threads);
+      for (int64_t s = r_local; s < tile.r_units; s += tile.r_threads)
+        state[0] = combine(state[0], partial[s * kept.size + k]);
+    combine_threads(tile, state, &prim::shared_memory<State>(), combine);
     if (k < kept.size && r_local == 0) store_result<T>(to, place_of(kept, k).y, Kind::result(state[0]));
   }
 }
@@ -424,21 +360,15 @@ __global__ __launch_bounds__(block_threads, 2) void combine_kernel(Axes kept, in
 template <class T, int V, class Kind>
 void run_reduction(const Problem& p, const Kind& kind, const Accumulate<T>* shift, const Destination& to) {
   using State = typename Kind::State;
-  const Tile& tile = p.tile;
-  DeviceScratch<State> partial(tile.segments > 1 ? tile.segments * p.kept.size : 0);
-  launch("reduce", reduce_kernel<T, V, Kind>,
-         {.grid = {std::min(tile.k_tiles, grid_limit), tile.segments},
-          .block = {tile.k_threads * tile.r_threads},
-          .shared = int64_t(block_threads * (tile.is_outer ? V : 1) * sizeof(State))},
-         p, kind, shift, to, partial.data());
-  if (tile.segments == 1) return;
-  const int k_threads = power_of_two(p.kept.size, 32);
-  const int r_threads = power_of_two(tile.segments, block_threads / k_threads);
-  launch("reduce_segments", combine_kernel<T, Kind>,
-         {.grid = {std::min(ceil_div(p.kept.size, k_threads), grid_limit)},
-          .block = {k_threads * r_threads},
-          .shared = int64_t(block_threads * sizeof(State))},
-         p.kept, tile.segments, k_threads, kind, to, partial.data());
+  constexpr int64_t shared = tile_threads * sizeof(State);
+  DeviceScratch<State> partial(p.segments > 1 ? p.segments * p.kept.size : 0);
+  Launch segments = p.tile.launch(p.tile.is_outer ? V * shared : shared);
+  segments.grid.y = p.segments;
+  launch("reduce", reduce_kernel<T, V, Kind>, segments, p, kind, shift, to, partial.data());
+  if (p.segments == 1) return;
+  const Tile tile = choose_threads(true, p.kept.size, p.segments);
+  launch("reduce_segments", combine_kernel<T, Kind>, tile.launch(shared), p.kept, tile, kind, to,
+         partial.data());
 }
 
 // Elements in a pack along the last axis of x. It depends on shape and strides only, as the order of additions does.
@@ -465,11 +395,7 @@ void reduce_to(const View& x, const Axes& kept, const Axes& reduced, Monoid mono
                const Accumulate<T>* shift, const Destination& to) {
   const Values<Accumulate<T>> kind = {monoid};
   const int V = vector_along<T>(kept, reduced);
-  const Problem p = {.x = x.data,
-                     .kept = kept,
-                     .reduced = reduced,
-                     .tile = choose_tile(kept, reduced, V),
-                     .is_aligned = has_aligned_packs<T>(x.data, kept, reduced, V)};
+  const Problem p = make_problem(x.data, kept, reduced, V, has_aligned_packs<T>(x.data, kept, reduced, V));
   if constexpr (is_floating(dtype_of<T>))
     if (V > 1) return run_reduction<T, prim::vector_of<T>>(p, kind, shift, to);
   run_reduction<T, 1>(p, kind, shift, to);
@@ -524,8 +450,8 @@ void arg_reduce(const ArgReduceArgs& a) {
   reduced.insert(a.x.shape[a.axis], a.x.strides[a.axis], 0);
   dispatch_any(a.x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    run_reduction<T, 1>({a.x.data, kept, reduced, choose_tile(kept, reduced, 1), true},
-                        Indices<Accumulate<T>>{a.is_max}, nullptr, {.y = a.y.data, .dtype = Dtype::int64});
+    run_reduction<T, 1>(make_problem(a.x.data, kept, reduced, 1, true), Indices<Accumulate<T>>{a.is_max},
+                        nullptr, {.y = a.y.data, .dtype = Dtype::int64});
   });
 }
 
@@ -538,34 +464,34 @@ struct Scan {
   void* y;
   Axes kept;
   int64_t n, x_stride, y_stride;
-  bool is_reverse, is_outer;  // outer: neighbouring threads have neighbouring sequences
-  int k_threads, r_threads;
-  int64_t k_tiles, segments, segment_length;
+  bool is_reverse;
+  Tile tile;  // r_units: runs of `items` elements
+  int64_t segments, segment_length;
 };
 
 template <class Wide>
 struct ScanShared {
-  Wide sums[2][block_threads];
+  Wide sums[2][tile_threads];
 };
 
 // The running sums of a segment. `totals`: of all segments, [segment][k]; null if there is only one. The first launch
 // finds them (`finds_totals`), the second starts each segment from the sum of those before it.
 template <class T>
-__global__ __launch_bounds__(block_threads, 2) void cumsum_kernel(Scan p, void* all_totals,
-                                                                  bool finds_totals) {
+__global__ __launch_bounds__(tile_threads, 2) void cumsum_kernel(Scan p, void* all_totals,
+                                                                 bool finds_totals) {
   using Wide = std::conditional_t<is_floating(dtype_of<T>), double, int64_t>;
   using Result = std::conditional_t<is_floating(dtype_of<T>), T, int64_t>;
   auto& shared = prim::shared_memory<ScanShared<Wide>>();
   Wide* totals = static_cast<Wide*>(all_totals);
+  const Tile& tile = p.tile;
   const int t = prim::thread();
-  const int k_local = p.is_outer ? t % p.k_threads : t / p.r_threads;
-  const int r_local = p.is_outer ? t / p.k_threads : t % p.r_threads;
-  const int stride = p.is_outer ? p.k_threads : 1;  // between the threads of a sequence
-  const int last = t + (p.r_threads - 1 - r_local) * stride;
+  const auto [k_local, r_local] = place_in(tile);
+  const int stride = tile.is_outer ? tile.k_threads : 1;  // between the threads of a sequence
+  const int last = t + (tile.r_threads - 1 - r_local) * stride;
   const int64_t segment = blockIdx.y, begin = segment * p.segment_length;
   const int64_t end = begin + p.segment_length < p.n ? begin + p.segment_length : p.n;
-  for (int64_t k_tile = blockIdx.x; k_tile < p.k_tiles; k_tile += gridDim.x) {
-    const int64_t k = k_tile * p.k_threads + k_local;
+  for (int64_t k_tile = blockIdx.x; k_tile < tile.k_tiles; k_tile += gridDim.x) {
+    const int64_t k = k_tile * tile.k_threads + k_local;
     const bool is_inside = k < p.kept.size;
     const Place at = is_inside ? place_of(p.kept, k) : Place{0, 0};
     const T* x = static_cast<const T*>(p.x) + at.x;
@@ -573,7 +499,7 @@ __global__ __launch_bounds__(block_threads, 2) void cumsum_kernel(Scan p, void* 
     Wide carry = 0;
     if (is_inside && totals && !finds_totals)
       for (int64_t s = 0; s < segment; ++s) carry += totals[s * p.kept.size + k];
-    for (int64_t first = begin; first < end; first += p.r_threads * items) {
+    for (int64_t first = begin; first < end; first += tile.r_threads * items) {
       const int64_t own = first + r_local * items;
       const auto index = [&](int64_t i) { return p.is_reverse ? p.n - 1 - i : i; };
       Wide running[items], sum = 0;
@@ -584,7 +510,7 @@ __global__ __launch_bounds__(block_threads, 2) void cumsum_kernel(Scan p, void* 
       }
       // The sums up to each thread, doubling the reach; `sum` becomes what this thread sees.
       int side = 0;
-      for (int reach = 1; reach < p.r_threads; reach *= 2, side ^= 1) {
+      for (int reach = 1; reach < tile.r_threads; reach *= 2, side ^= 1) {
         shared.sums[side][t] = sum;
         prim::block_sync();  // all sums are there; the other side is free again after the next one
         if (r_local >= reach) sum += shared.sums[side][t - reach * stride];
@@ -617,21 +543,16 @@ void cumsum(const CumsumArgs& a) {
   p.n = a.x.shape[a.axis], p.x_stride = a.x.strides[a.axis], p.y_stride = a.y.strides[a.axis];
   p.is_reverse = a.is_reverse;
   const Axes& kept = p.kept;
-  p.is_outer = kept.n > 0 && kept.x[kept.n - 1] < p.x_stride;
-  p.k_threads = p.is_outer ? power_of_two(kept.size, 32) : 1;
-  p.r_threads = power_of_two(ceil_div(p.n, items), block_threads / p.k_threads);
-  if (!p.is_outer) p.k_threads = power_of_two(kept.size, block_threads / p.r_threads);
-  p.k_tiles = ceil_div(kept.size, p.k_threads);
-  const int64_t steps = p.n / (p.r_threads * items);
-  const int64_t wanted = std::clamp<int64_t>(wanted_tiles / p.k_tiles, 1, std::max<int64_t>(steps / 4, 1));
-  p.segment_length = ceil_div(p.n, wanted);
+  p.tile = choose_threads(kept.n > 0 && kept.x[kept.n - 1] < p.x_stride, kept.size, ceil_div(p.n, items));
+  const int64_t steps = p.tile.r_units / p.tile.r_threads;  // a segment is worth 4 of them
+  const int64_t most = std::max<int64_t>(wanted_tiles / p.tile.k_tiles, 1);
+  p.segment_length = ceil_div(p.n, std::clamp<int64_t>(steps / 4, 1, most));
   p.segments = ceil_div(p.n, p.segment_length);
   dispatch_any(a.x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     using Wide = std::conditional_t<is_floating(dtype_of<T>), double, int64_t>;
-    const Launch shape = {.grid = {std::min(p.k_tiles, grid_limit), p.segments},
-                          .block = {p.k_threads * p.r_threads},
-                          .shared = sizeof(ScanShared<Wide>)};
+    Launch shape = p.tile.launch(sizeof(ScanShared<Wide>));
+    shape.grid.y = p.segments;
     DeviceScratch<Wide> totals(p.segments > 1 ? p.segments * kept.size : 0);
     void* found = totals.data();
     if (found) launch("cumsum_totals", cumsum_kernel<T>, shape, p, found, true);
