@@ -302,9 +302,7 @@ def tape_vjp(case: Case, inputs: list[Any], attrs: dict[str, Any], wrt: list[int
             tape.watch(tensors[i])
         outputs = as_tuple(function(case)(*tensors, **attrs))
         used = [
-            (y, to_lamina(dy.astype(to_numpy(y).dtype)))
-            for y, dy in zip(outputs, dys, strict=True)
-            if dy is not None
+            (y, to_lamina(dy.astype(to_numpy(y).dtype))) for y, dy in zip(outputs, dys, strict=True) if dy is not None
         ]
         y, seed = used[0]
         if len(used) > 1:  # through one scalar, so that the vjp receives all output gradients at once

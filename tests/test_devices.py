@@ -124,6 +124,25 @@ def test_recording_refuses_to_change_devices(device):
         step(x)
 
 
+def test_pinned_memory_holds_the_same_values(device):
+    x = lamina.arange(12.0).reshape(3, 4)
+    pinned = lamina.cuda.pin_memory(x.T, device)
+    assert pinned.device == "cpu"
+    np.testing.assert_array_equal(pinned.numpy(), x.T.numpy())
+    np.testing.assert_array_equal(pinned.to(device).numpy(), x.T.numpy())
+    with pytest.raises(RuntimeError, match="pin_memory: x is on"):
+        lamina.cuda.pin_memory(x.to(device), device)
+
+
+def test_events_measure_device_time(device):
+    start, end = lamina.cuda.Event(device), lamina.cuda.Event(device)
+    start.record()
+    lamina.ones(1000, device=device)
+    end.record()
+    end.synchronize()
+    assert 0 <= start.elapsed_time(end) < 60
+
+
 def test_memory_comes_from_another_pool_if_asked(device):
     if not device.startswith("sim"):
         pytest.skip("the pool of the driver is in use by then")

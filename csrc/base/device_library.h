@@ -42,6 +42,17 @@ class DeviceLibrary {
   virtual void* create_stream(int device) = 0;
   virtual void destroy_stream(void* stream) = 0;
   virtual void synchronize(int device, void* stream) = 0;
+  // Host memory that copies to and from a device reach directly, while the CPU goes on.
+  virtual void* allocate_pinned(int64_t bytes) = 0;
+  virtual void free_pinned(void* memory) = 0;
+
+  // A point in the work of a stream, with its time.
+  virtual void* create_event(int device) = 0;
+  virtual void destroy_event(void* event) = 0;
+  virtual void record_event(void* event, void* stream) = 0;
+  virtual void synchronize_event(void* event) = 0;
+  virtual double elapsed(void* start, void* end) = 0;  // seconds, of two events that have happened
+
   // Later work on `waiting` starts after the work so far on `signalling`.
   virtual void wait_for(void* waiting, void* signalling) = 0;
 

@@ -108,6 +108,33 @@ class CudaLibrary final : public DeviceLibrary {
     LAMINA_CHECK_CUDA(cudaEventDestroy(event));
   }
 
+  void* allocate_pinned(int64_t bytes) override {
+    void* memory = nullptr;
+    LAMINA_CHECK_CUDA(cudaHostAlloc(&memory, size_t(bytes), cudaHostAllocPortable));
+    return memory;
+  }
+  void free_pinned(void* memory) override { cudaFreeHost(memory); }
+
+  void* create_event(int device) override {
+    const OnDevice scope(device);
+    cudaEvent_t event = nullptr;
+    LAMINA_CHECK_CUDA(cudaEventCreate(&event));
+    return event;
+  }
+  void destroy_event(void* event) override { cudaEventDestroy(static_cast<cudaEvent_t>(event)); }
+  void record_event(void* event, void* stream) override {
+    LAMINA_CHECK_CUDA(cudaEventRecord(static_cast<cudaEvent_t>(event), stream_of(stream)));
+  }
+  void synchronize_event(void* event) override {
+    LAMINA_CHECK_CUDA(cudaEventSynchronize(static_cast<cudaEvent_t>(event)));
+  }
+  double elapsed(void* start, void* end) override {
+    float milliseconds = 0;
+    LAMINA_CHECK_CUDA(
+        cudaEventElapsedTime(&milliseconds, static_cast<cudaEvent_t>(start), static_cast<cudaEvent_t>(end)));
+    return 1e-3 * double(milliseconds);
+  }
+
   void* capture(int device, void* stream, void (*enqueue)(void*), void* context) override {
     const OnDevice scope(device);
     LAMINA_CHECK_CUDA(cudaStreamBeginCapture(stream_of(stream), cudaStreamCaptureModeThreadLocal));

@@ -1,4 +1,5 @@
 // The simulator as a device: memory is the CPU's, and a kernel has ended when its launch returns.
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 
@@ -36,6 +37,20 @@ class Simulator final : public DeviceLibrary {
   void destroy_stream(void*) override {}
   void synchronize(int, void*) override {}
   void wait_for(void*, void*) override {}
+
+  void* allocate_pinned(int64_t bytes) override { return allocate(0, bytes); }
+  void free_pinned(void* memory) override { std::free(memory); }
+
+  using Time = std::chrono::steady_clock::time_point;
+  void* create_event(int) override { return new Time; }
+  void destroy_event(void* event) override { delete static_cast<Time*>(event); }
+  void record_event(void* event, void*) override {
+    *static_cast<Time*>(event) = std::chrono::steady_clock::now();
+  }
+  void synchronize_event(void*) override {}
+  double elapsed(void* start, void* end) override {
+    return std::chrono::duration<double>(*static_cast<Time*>(end) - *static_cast<Time*>(start)).count();
+  }
 
   void* capture(int, void*, void (*)(void*), void*) override { return nullptr; }
   void launch_graph(void*, void*) override {}

@@ -92,6 +92,21 @@ Tensor from_numpy(py::array a) {
   return tensor_from(Array(v, make_ref<Storage>(v.data, bytes, release_with_gil(a))));
 }
 
+// A copy of x in host memory that copies to the device reach directly.
+Tensor pin_memory(const Tensor& x, const std::string& device) {
+  const Device where = parse_device(device);
+  check<StateError>(x.array.device().is_cpu(), "pin_memory", "x is on ", name_of(x.array.device()),
+                    "; expected the CPU");
+  check(!where.is_cpu(), "pin_memory", "device is cpu; expected a GPU that the memory is for");
+  DeviceLibrary* library = &device_library(where.type);
+  View v = Spec::like(x.array.view(), x.array.dtype());
+  v.data = library->allocate_pinned(std::max<int64_t>(x.array.bytes(), 1));
+  const Array pinned(v, make_ref<Storage>(v.data, x.array.bytes(),
+                                          [library, data = v.data] { library->free_pinned(data); }));
+  eval_all<"copy_">({pinned, x.array});
+  return tensor_from(pinned);
+}
+
 // A view of that shape on the memory of x; strides and offset in elements.
 Tensor as_strided(const Tensor& x, const std::vector<int64_t>& shape, const std::vector<int64_t>& strides,
                   int64_t offset) {
@@ -313,6 +328,7 @@ void bind_arrays(py::module_& m) {
   m.def("from_numpy", from_numpy);
   m.def("to_numpy", to_numpy);
   m.def("as_strided", as_strided);
+  m.def("pin_memory", pin_memory);
   m.def("from_dlpack", from_dlpack);
   m.def("to_dlpack", to_dlpack);
 }

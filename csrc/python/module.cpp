@@ -57,6 +57,31 @@ int device_count(const std::string& type) {
   return library ? library->count() : 0;
 }
 
+// A point in the work of this thread on a device.
+class Event {
+ public:
+  explicit Event(const std::string& device)
+      : device_(parse_device(device)),
+        library_(device_library_of(device_)),
+        event_(library_.create_event(device_.index)) {}
+  ~Event() { library_.destroy_event(event_); }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
+
+  void record() { library_.record_event(event_, current_stream(device_).handle()); }
+  void synchronize() { library_.synchronize_event(event_); }
+  double elapsed(const Event& end) { return library_.elapsed(event_, end.event_); }
+
+ private:
+  static DeviceLibrary& device_library_of(Device device) {
+    check(!device.is_cpu(), "Event", "device is cpu; expected a GPU");
+    return device_library(device.type);
+  }
+  Device device_;
+  DeviceLibrary& library_;
+  void* event_;
+};
+
 py::dict build_info() {
   py::list built, supported;
   for (Isa level : isa_levels_built()) {
@@ -111,6 +136,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("check_device", [](const std::string& name) { return name_of(parse_device(name)); });
   m.def("current_device", [] { return name_of(current_device()); });
   m.def("set_current_device", [](const std::string& name) { set_current_device(parse_device(name)); });
+  py::class_<Event>(m, "Event")
+      .def(py::init<const std::string&>())
+      .def("record", &Event::record)
+      .def("synchronize", &Event::synchronize, py::call_guard<py::gil_scoped_release>())
+      .def("elapsed", &Event::elapsed);
   m.def("device_count", device_count);
   m.def("set_device_pool", set_device_pool_of);
   m.def("describe_device", [](const std::string& name) {

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from lamina import _C
+from lamina._C import Tensor
 
 
 def device_count() -> int:
@@ -82,6 +83,34 @@ def _torch_pool() -> tuple[Any, Any]:
 
 
 _POOLS: dict[str, Any] = {"cupy": _cupy_pool, "torch": _torch_pool, "lamina": lambda: (None, None)}
+
+
+def pin_memory(x: Tensor, device: str = "cuda") -> Tensor:
+    """A copy of a CPU tensor in pinned memory: ``to(device)`` then returns at once, and copies while the CPU goes on.
+
+    Do not change it before that copy is done (``synchronize``, or an ``Event`` recorded after it).
+    """
+    pinned: Tensor = _C.pin_memory(x, device)
+    return pinned
+
+
+class Event:
+    """A point in the work of this thread on a GPU, to wait for, and to measure the time from another one."""
+
+    def __init__(self, device: str = "cuda"):
+        self._event = _C.Event(device)
+
+    def record(self) -> None:
+        """Sets the point behind all work queued so far."""
+        self._event.record()
+
+    def synchronize(self) -> None:
+        """Waits until the work before the point is done."""
+        self._event.synchronize()
+
+    def elapsed_time(self, end: Event) -> float:
+        """Seconds of device time from this point to ``end``; both must have happened."""
+        return float(self._event.elapsed(end._event))
 
 
 class Stream:
