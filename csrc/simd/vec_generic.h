@@ -121,7 +121,7 @@ struct VecBase {
   LAMINA_INLINE static Mask first(int n) { return {lane_numbers() < (Bits{} + I(n))}; }
   LAMINA_INLINE static Self zero() { return set1(S(0)); }
   LAMINA_INLINE static Self set1(S s) {
-    Lanes r;
+    Lanes r{};
     for (int i = 0; i < N; ++i) r[i] = s;
     return wrap(r);
   }
