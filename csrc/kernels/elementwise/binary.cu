@@ -1,6 +1,7 @@
 // Functions of two and three operands: a line each in the tables below. `where` and its derivatives move elements
 // without computing on them, so they have kernels by element size.
 #include "kernels/elementwise/elementwise.cuh"
+#include "kernels/layout/unit.cuh"
 
 namespace lamina::LAMINA_DEVICE {
 namespace {
@@ -142,16 +143,10 @@ void where(const ElementwiseArgs& args) {
     with_bool.x[0] = to_bool.y;
     return where(with_bool);
   }
-  switch (size_of(args.y.dtype)) {
-    case 1:
-      return launch_elementwise<points<uint8_t>>("where", where_kernel<uint8_t>, args);
-    case 2:
-      return launch_elementwise<points<uint16_t>>("where", where_kernel<uint16_t>, args);
-    case 4:
-      return launch_elementwise<points<uint32_t>>("where", where_kernel<uint32_t>, args);
-    case 8:
-      return launch_elementwise<points<uint64_t>>("where", where_kernel<uint64_t>, args);
-  }
+  dispatch_element(args.y.dtype, [&](auto e) {
+    using E = typename decltype(e)::type;
+    launch_elementwise<points<E>>("where", where_kernel<E>, args);
+  });
 }
 
 }  // namespace

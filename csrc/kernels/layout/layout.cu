@@ -21,39 +21,22 @@
 #include <utility>
 
 #include "kernels/layout/space.cuh"
+#include "kernels/layout/unit.cuh"
 #include "prim/prim.cuh"
 
 namespace lamina::LAMINA_DEVICE {
 namespace {
 
-constexpr int64_t widest = 16;           // bytes of a unit
 constexpr int64_t long_run = 64 * 1024;  // bytes: its time is a launch's
 constexpr int tile = 32, tile_rows = 8;  // threads of a tile are 32 x 8
 constexpr int64_t shortest_side = 16;    // of a plane for tiles: below, half of a tile would be empty
 constexpr int units_at_once = 4;         // of a thread, so that their latencies overlap
 
-// Calls f(Type of one unit).
-template <class F>
-void dispatch_unit(int64_t bytes, F f) {
-  switch (bytes) {
-    case 1:
-      return f(Type<uint8_t>{});
-    case 2:
-      return f(Type<uint16_t>{});
-    case 4:
-      return f(Type<uint32_t>{});
-    case 8:
-      return f(Type<uint64_t>{});
-    default:
-      return f(Type<prim::Pack<uint64_t, 2>>{});
-  }
-}
-
 // Makes the widest units that all views allow the points of the space; returns their size in bytes.
 template <int Operands>
 int64_t widen_units(Space<Operands>& space, const View (&views)[Operands]) {
   const int64_t element = size_of(views[0].dtype);
-  int64_t unit = widest;
+  int64_t unit = widest_unit;
   const auto fits = [&](int k) {
     return space.has_packs(k, unit / element) && prim::is_aligned(views[k].template as<char>(), unit);
   };
@@ -68,7 +51,7 @@ template <int Operands, class F>
 void split_run(const View (&views)[Operands], F f) {
   const Space<Operands> space(views);
   const int64_t element = size_of(views[0].dtype),
-                whole = space.size / (widest / element) * (widest / element);
+                whole = space.size / (widest_unit / element) * (widest_unit / element);
   bool is_split = space.size > whole && space.size * element >= long_run;
   for (int k = 0; k < Operands; ++k) is_split &= space.is_dense(k);
   if (!is_split) return f(views);
@@ -208,8 +191,8 @@ __global__ __launch_bounds__(spread_threads) void fill_kernel(Space<1> space, E 
 void fill(const FillArgs& args) {
   if (args.dst.size() == 0) return;
   const int64_t element = size_of(args.dst.dtype);
-  char bytes[widest];  // of the widest unit
-  for (int64_t at = 0; at < widest; at += element) std::memcpy(bytes + at, &args.bits, size_t(element));
+  char bytes[widest_unit];  // of the widest unit
+  for (int64_t at = 0; at < widest_unit; at += element) std::memcpy(bytes + at, &args.bits, size_t(element));
   split_run({args.dst}, [&](const View(&views)[1]) {
     Space<1> space(views);
     dispatch_unit(widen_units(space, views), [&](auto e) {
@@ -237,11 +220,10 @@ __global__ __launch_bounds__(spread_threads) void triangle_kernel(const E* x, E*
 
 void triangle(const TriangleArgs& a) {
   if (a.y.size() == 0) return;
-  dispatch_unit(size_of(a.y.dtype), [&](auto e) {
+  dispatch_element(a.y.dtype, [&](auto e) {
     using E = typename decltype(e)::type;
-    if constexpr (sizeof(E) <= 8)
-      launch("triangle", triangle_kernel<E>, spread(a.y.size()), a.x.as<const E>(), a.y.as<E>(), a.y.size(),
-             prim::Divider(a.y.shape[1]), prim::Divider(a.y.shape[2]), a.k, a.is_upper);
+    launch("triangle", triangle_kernel<E>, spread(a.y.size()), a.x.as<const E>(), a.y.as<E>(), a.y.size(),
+           prim::Divider(a.y.shape[1]), prim::Divider(a.y.shape[2]), a.k, a.is_upper);
   });
 }
 

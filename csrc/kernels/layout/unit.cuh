@@ -1,0 +1,43 @@
+// Units: what moves without being computed on. Elements of 1, 2, 4 or 8 bytes, or 16 bytes of them.
+#pragma once
+
+#include "base/dtype.h"
+#include "prim/vector.cuh"
+
+namespace lamina::LAMINA_DEVICE {
+
+inline constexpr int64_t widest_unit = 16;  // bytes
+
+// Calls f(Type of a unit of so many bytes).
+template <class F>
+void dispatch_unit(int64_t bytes, F f) {
+  switch (bytes) {
+    case 1:
+      return f(Type<uint8_t>{});
+    case 2:
+      return f(Type<uint16_t>{});
+    case 4:
+      return f(Type<uint32_t>{});
+    case 8:
+      return f(Type<uint64_t>{});
+    case widest_unit:
+      return f(Type<prim::Pack<uint64_t, 2>>{});
+  }
+}
+
+// Calls f(Type of an element of the dtype as a unit).
+template <class F>
+void dispatch_element(Dtype dtype, F f) {
+  switch (size_of(dtype)) {
+    case 1:
+      return f(Type<uint8_t>{});
+    case 2:
+      return f(Type<uint16_t>{});
+    case 4:
+      return f(Type<uint32_t>{});
+    case 8:
+      return f(Type<uint64_t>{});
+  }
+}
+
+}  // namespace lamina::LAMINA_DEVICE
