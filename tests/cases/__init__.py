@@ -206,6 +206,12 @@ class Error:
     def __init__(self, type: type[Exception], text: str, /, *inputs: Any, **attrs: Any):
         self.type, self.text, self.inputs, self.attrs = type, text, inputs, attrs
         self.name = text
+        self.is_cpu_only = False
+
+    def on_cpu(self) -> Error:
+        """Raised on the CPU only: it depends on the values of an input, which the host does not read on a device."""
+        self.is_cpu_only = True
+        return self
 
     def __repr__(self) -> str:
         return f"Error({self.type.__name__}, {self.text!r})"

@@ -146,9 +146,11 @@ UNUSUAL = [
 def errors(op, *, takes_probabilities):
     x, t = Arr(4, 5), labels(4, C=5)
     own = [
-        Error(ValueError, "target has class 5 at position 1 but x is of 5 classes", Arr(2, 5), np.array([0, 5])),
-        Error(ValueError, "target has class -1 at position 0", Arr(2, 5), np.array([-1, 0])),
-        Error(ValueError, "target has class -100", Arr(2, 5), np.array([-100, 0]), ignore_index=1),
+        Error(
+            ValueError, "target has class 5 at position 1 but x is of 5 classes", Arr(2, 5), np.array([0, 5])
+        ).on_cpu(),
+        Error(ValueError, "target has class -1 at position 0", Arr(2, 5), np.array([-1, 0])).on_cpu(),
+        Error(ValueError, "target has class -100", Arr(2, 5), np.array([-100, 0]), ignore_index=1).on_cpu(),
         Error(ValueError, "target is (3,) but x is (4, 5); expected (4,)", x, labels(3, C=5)),
         Error(ValueError, "expected (2, 6)", Arr(2, 5, 6), labels(2, C=5)),
         Error(ValueError, "reduction is 'avg'", x, t, reduction="avg"),
