@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "kernels/conv2d/depthwise.cuh"
 #include "kernels/conv2d/simt.cuh"
 
 namespace lamina::LAMINA_DEVICE {
@@ -13,6 +14,13 @@ constexpr int64_t most_blocks = 1 << 24;  // launches take more tiles in turns
 using SmallTile = SimtTile<32, 64, 4, 4>;
 using LargeTile = SimtTile<128, 64, 8, 8>;
 
+// Threads of a block over channels (x) and what is joined or shared along y.
+Extent block_over_channels(int64_t channels, int64_t threads) {
+  int64_t width = 32;
+  while (width / 2 >= channels && width > 1) width /= 2;
+  return {width, threads / width};
+}
+
 // Positions within a plane and channels are 32-bit numbers in kernels; elements are counted in 64.
 void check_extents(const Conv2dArgs& a) {
   constexpr int64_t most = 1 << 30;
@@ -22,7 +30,54 @@ void check_extents(const Conv2dArgs& a) {
             "; expected channels, rows and columns of less than ", most, " on this device");
 }
 
+bool is_depthwise(const Conv2dArgs& a) {
+  return a.groups > 1 && a.groups == a.x.shape[1] && a.groups == a.y.shape[1];
+}
+
+// Calls f(V) with the channels in 16 bytes, if x and y can be read so.
+template <class T, class F>
+void with_pack(const Conv2dArgs& a, F f) {
+  constexpr int V = prim::vector_of<T>;
+  if (a.x.shape[1] % V == 0 && prim::is_aligned(a.x.as<T>()) && prim::is_aligned(a.y.as<T>()))
+    f(std::integral_constant<int, V>{});
+  else
+    f(std::integral_constant<int, 1>{});
+}
+
 // --- Forward, and backward to the input: sums over taps ----------------------------------------------------------
+
+template <class T, int V, int Taps, int Step>
+void launch_depthwise(const char* name, const TapSum& p, const Compute<T>* weights) {
+  const View& result = p.result();
+  const Extent block = block_over_channels(result.shape[1] / V, depthwise_threads);
+  const int64_t channel_blocks = ceil_div(result.shape[1] / V, block.x);
+  const int64_t runs = result.shape[0] * p.axis(0, 0).count * ceil_div(p.axis(1, 0).count, depthwise_run<V>);
+  launch(name, depthwise_kernel<T, V, Taps, Step>,
+         {.grid = {std::min(ceil_div(runs, block.y), most_blocks), channel_blocks,
+                   std::min<int64_t>(p.phases, 65535)},
+          .block = block},
+         p, weights);
+}
+
+template <class T>
+void depthwise_sum(const char* name, const TapSum& p) {
+  const View& weight = p.a.weight;
+  const DeviceScratch<Compute<T>> packed(weight.size());
+  launch("conv2d_pack_taps", pack_taps_kernel<T>,
+         {.grid = {std::min(ceil_div(weight.size(), depthwise_threads), most_blocks)},
+          .block = {depthwise_threads}},
+         weight, packed.data());
+  const Axis w = p.axis(1, 0);
+  const bool slides = p.phases == 1 && w.taps == 3 && std::abs(w.offset_step) == 1;
+  with_pack<T>(p.a, [&](auto pack) {
+    constexpr int V = decltype(pack)::value;
+    if constexpr (V > 1) {
+      if (slides && w.step == 1) return launch_depthwise<T, V, 3, 1>(name, p, packed);
+      if (slides && w.step == 2) return launch_depthwise<T, V, 3, 2>(name, p, packed);
+    }
+    launch_depthwise<T, V, 0, 0>(name, p, packed);
+  });
+}
 
 template <class T, class Tile>
 void launch_tap_sum(const char* name, const TapSum& p) {
@@ -37,6 +92,7 @@ template <class T>
 void sum_over_taps(const char* name, const Conv2dArgs& a, bool is_backward) {
   if ((is_backward ? a.x : a.y).size() == 0) return;
   check_extents(a);
+  if (is_depthwise(a)) return depthwise_sum<T>(name, TapSum(a, is_backward, 1, 1));
   const TapSum large(a, is_backward, LargeTile::M, LargeTile::N);
   if constexpr (sizeof(Compute<T>) == 4)  // the sums of a large tile in float64 do not fit the registers
     if (large.blocks() >= device_properties().sm_count) return launch_tap_sum<T, LargeTile>(name, large);
@@ -94,9 +150,31 @@ void launch_pixel_sum(PixelSum p) {
 }
 
 template <class T>
+void depthwise_gradient(PixelSum p) {
+  with_pack<T>(p.a, [&](auto pack) {
+    constexpr int V = decltype(pack)::value;
+    using Shared = DepthwiseShared<Compute<T>, V>;
+    const int64_t packs = p.a.y.shape[1] / V;
+    const Extent block = block_over_channels(packs, depthwise_threads);
+    const int64_t channel_blocks = ceil_div(packs, block.x);
+    // Blocks for every multiprocessor, as long as a thread has 16 pixels.
+    const int64_t wanted = ceil_div(4 * device_properties().sm_count, channel_blocks);
+    p.split(larger(1, std::min(wanted, p.pixels / (16 * block.y))), 1);
+    const DeviceScratch<Compute<T>> partial(p.splits * p.size());
+    launch("conv2d_backward_weight", depthwise_gradient_kernel<T, V>,
+           {.grid = {p.splits, channel_blocks, std::min<int64_t>(ceil_div(p.columns, gradient_taps), 65535)},
+            .block = block,
+            .shared = sizeof(Shared)},
+           p, partial.data());
+    add_parts<T>(partial, p.splits, p.size(), p.a.weight);
+  });
+}
+
+template <class T>
 void sum_over_pixels(const Conv2dArgs& a) {
   if (a.weight.size() == 0) return;
   check_extents(a);
+  if (is_depthwise(a)) return depthwise_gradient<T>(PixelSum(a, 1, 1));
   const PixelSum large(a, LargeTile::M, LargeTile::N);
   if constexpr (sizeof(Compute<T>) == 4)
     if (large.filters > SmallTile::M &&
@@ -133,14 +211,12 @@ __global__ void __launch_bounds__(sum_threads)
 template <class T>
 void sum_pixels(const Conv2dArgs& a) {
   const int64_t channels = a.y.shape[1], pixels = a.y.shape[0] * a.y.shape[2] * a.y.shape[3];
-  int64_t width = 32;
-  while (width / 2 >= channels && width > 1) width /= 2;
-  const int64_t height = sum_threads / width;
-  const int64_t parts = std::clamp<int64_t>(pixels / (16 * height), 1, 256);
+  const Extent block = block_over_channels(channels, sum_threads);
+  const int64_t parts = std::clamp<int64_t>(pixels / (16 * block.y), 1, 256);
   const DeviceScratch<Compute<T>> partial(parts * channels);
   launch("conv2d_backward_bias", bias_kernel<T>,
-         {.grid = {ceil_div(channels, width), parts},
-          .block = {width, height},
+         {.grid = {ceil_div(channels, block.x), parts},
+          .block = block,
           .shared = sizeof(BiasShared<Compute<T>>)},
          a.y.as<const T>(), pixels, channels, ceil_div(pixels, parts), partial.data());
   add_parts<T>(partial, parts, channels, a.bias);
@@ -149,7 +225,7 @@ void sum_pixels(const Conv2dArgs& a) {
 // --- Entries -----------------------------------------------------------------------------------------------------
 
 // Scratch memory is the kernels' own: nothing is asked of the caller.
-Conv2dPlan choose_algorithm(ConvPass, const Conv2dArgs&) {
+Conv2dPlan choose_algorithm(ConvPass, const Conv2dArgs& a) {
   return {.algorithm = ConvAlgorithm::implicit_gemm};
 }
 

@@ -20,6 +20,23 @@ namespace lamina::LAMINA_DEVICE {
 
 // --- sums over taps ----------------------------------------------------------------------------------------------
 
+// TapAxis in half the registers.
+struct Axis {
+  int count, start, pitch, source, step, offset, offset_step, taps, tap, tap_step;
+
+  LAMINA_HD explicit Axis(const TapAxis& a)
+      : count(int(a.count)),
+        start(int(a.start)),
+        pitch(int(a.pitch)),
+        source(int(a.source)),
+        step(int(a.step)),
+        offset(int(a.offset)),
+        offset_step(int(a.offset_step)),
+        taps(int(a.taps)),
+        tap(int(a.tap)),
+        tap_step(int(a.tap_step)) {}
+};
+
 // Forward, or backward to the input, as rows of pixels.
 struct TapSum {
   Conv2dArgs a;
@@ -40,8 +57,8 @@ struct TapSum {
   LAMINA_HD const View& source() const { return is_backward ? a.y : a.x; }
   LAMINA_HD const View& result() const { return is_backward ? a.x : a.y; }
   LAMINA_HD int64_t phases_of(int d) const { return smaller(a.stride[d], a.x.shape[2 + d]); }
-  LAMINA_HD TapAxis axis(int d, int64_t phase) const {
-    return is_backward ? backward_axis(a, d, phase) : forward_axis(a, d);
+  LAMINA_HD Axis axis(int d, int64_t phase) const {
+    return Axis(is_backward ? backward_axis(a, d, phase) : forward_axis(a, d));
   }
   LAMINA_HD int64_t blocks() const { return phases * a.groups * row_tiles * column_tiles; }
 };
@@ -52,7 +69,7 @@ struct PixelRow {
   int32_t h, w;            // position in the source
 };
 
-LAMINA_PRIM PixelRow pixel_row(const TapSum& p, const TapAxis& h, const TapAxis& w, int64_t m) {
+LAMINA_PRIM PixelRow pixel_row(const TapSum& p, const Axis& h, const Axis& w, int64_t m) {
   const View &source = p.source(), &result = p.result();
   const int64_t line = m / w.count, j = m - line * w.count, image = line / h.count,
                 i = line - image * h.count;
@@ -89,16 +106,15 @@ struct SourceLoader {
   int64_t k;
   Compute<T> v[count] = {};
 
-  LAMINA_PRIM SourceLoader(const TapSum& p, const TapAxis& h, const TapAxis& w, const PixelRow* rows,
-                           int64_t group)
+  LAMINA_PRIM SourceLoader(const TapSum& p, const Axis& h, const Axis& w, const PixelRow* rows, int64_t group)
       : rows(rows + prim::thread() / Tile::K),
         source(p.source().as<const T>() + group * p.depth.divisor),
         depth(p.depth),
-        taps_w(int32_t(w.taps)),
-        H(int32_t(h.source)),
-        W(int32_t(w.source)),
-        step_h(int32_t(h.offset_step)),
-        step_w(int32_t(w.offset_step)),
+        taps_w(w.taps),
+        H(h.source),
+        W(w.source),
+        step_h(h.offset_step),
+        step_w(w.offset_step),
         pixel(int32_t(p.source().shape[1])),
         k(prim::thread() % Tile::K) {}
 
@@ -137,8 +153,8 @@ struct WeightLoader {
   int64_t k = 0;  // of the next slice
   Compute<T> v[count] = {};
 
-  LAMINA_PRIM WeightLoader(const TapSum& p, const TapAxis& h, const TapAxis& w, int64_t group, int64_t column)
-      : depth(p.depth), taps_w(int32_t(w.taps)) {
+  LAMINA_PRIM WeightLoader(const TapSum& p, const Axis& h, const Axis& w, int64_t group, int64_t column)
+      : depth(p.depth), taps_w(w.taps) {
     const View& filters = p.a.weight;
     // Forward: columns are filters of the group. Backward: columns are channels, and K runs over filters.
     const int64_t column_stride = filters.strides[p.is_backward ? 1 : 0];
@@ -214,7 +230,7 @@ __global__ void __launch_bounds__(Tile::threads) tap_sum_kernel(TapSum p) {
     const int64_t column = block % p.column_tiles * Tile::N, tile = block / p.column_tiles;
     const int64_t first_row = tile % p.row_tiles * Tile::M, group = tile / p.row_tiles % p.a.groups;
     const int64_t phase = tile / p.row_tiles / p.a.groups, phases_w = p.is_backward ? p.phases_of(1) : 1;
-    const TapAxis h = p.axis(0, phase / phases_w), w = p.axis(1, phase % phases_w);
+    const Axis h = p.axis(0, phase / phases_w), w = p.axis(1, phase % phases_w);
     if (first_row >= p.result().shape[0] * h.count * w.count)
       continue;  // a phase with fewer pixels than others
     for (int i = prim::thread(); i < Tile::M; i += Tile::threads)
