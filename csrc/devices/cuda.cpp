@@ -137,7 +137,7 @@ class CudaLibrary final : public DeviceLibrary {
 
   void* capture(int device, void* stream, void (*enqueue)(void*), void* context) override {
     const OnDevice scope(device);
-    LAMINA_CHECK_CUDA(cudaStreamBeginCapture(stream_of(stream), cudaStreamCaptureModeThreadLocal));
+    LAMINA_CHECK_CUDA(cudaStreamBeginCapture(stream_of(stream), cudaStreamCaptureModeRelaxed));
     cudaGraph_t graph = nullptr;
     try {
       enqueue(context);

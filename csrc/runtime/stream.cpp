@@ -53,11 +53,11 @@ void Program::run() const {
 }
 
 void Program::run_commands() const {
-  Device entered;
+  const DeviceScope scope(Device{});
   for (const Command& command : commands_) {
-    if (command.device != entered) {
-      entered = command.device;
-      if (!entered.is_cpu()) current_stream(entered).enter();
+    if (command.device != current_device()) {
+      set_current_device(command.device);
+      if (!command.device.is_cpu()) current_stream().enter();
     }
     command.invoke(command.kernel, command.args);
   }
@@ -68,11 +68,19 @@ void Program::lower() {
   const Device device = commands_[0].device;
   const auto is_here = [&](const Command& c) { return c.device == device; };
   if (device.is_cpu() || !std::all_of(commands_.begin(), commands_.end(), is_here)) return;
+  // Scratch memory of the kernels becomes part of the graph, so it comes from the program's arena, which has blocks of
+  // these sizes from the recording: nothing is asked of the driver while the stream is captured.
   const DeviceScope scope(device);
-  graph_ = device_library(device.type)
-               .capture(
-                   device.index, current_stream(device).handle(),
-                   [](void* program) { static_cast<const Program*>(program)->run_commands(); }, this);
+  ThreadState& thread = this_thread();
+  thread.recording = Ref<Program>(this);
+  const auto replay = [](void* program) { static_cast<const Program*>(program)->run_commands(); };
+  try {
+    graph_ = device_library(device.type).capture(device.index, thread.stream(device).handle(), replay, this);
+  } catch (...) {
+    thread.recording = {};
+    throw;
+  }
+  thread.recording = {};
 }
 
 void* Program::keep(const void* bytes, int64_t size) {

@@ -169,6 +169,8 @@ for _name, _method in {
     "numpy": _numpy,
     "tolist": _tolist,
     "to": _to,
+    "cpu": lambda self: F.to_device(self),
+    "cuda": lambda self: F.to_device(self, device="cuda"),
     "astype": _to,
     "copy_": _copy_,
     "clone": F.clone,
