@@ -58,6 +58,9 @@ def test_no_kernel_uses_local_memory(instructions):
 @pytest.mark.parametrize(
     ("kernel", "opcode", "why"),
     [
+        ("gemm_mma_kernel", r"HMMA", "products of short floats are the matrix units'"),
+        ("gemm_mma_kernel", r"LDGSTS", "tiles go to shared memory without passing through registers"),
+        ("gemm_mma_kernel", r"LDSM", "fragments are loaded by ldmatrix"),
         ("layout", r"LDG\.E(\.\w+)*\.128", "dense copies load 16 bytes at a time"),
     ],
 )
