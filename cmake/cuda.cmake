@@ -59,6 +59,8 @@ string(REPLACE "a" "" lowest ${lowest})
 file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/kernels/*/*.cu)
 add_library(lamina_cuda MODULE ${cuda_sources} csrc/devices/cuda.cpp)
 set_source_files_properties(csrc/devices/cuda.cpp PROPERTIES LANGUAGE CUDA)
+# Random numbers are the same as on the CPU: no contraction to FMA.
+set_source_files_properties(csrc/kernels/random/random.cu PROPERTIES COMPILE_OPTIONS -fmad=false)
 set_target_properties(lamina_cuda PROPERTIES CUDA_STANDARD 20 CUDA_RUNTIME_LIBRARY Static CUDA_ARCHITECTURES "${real_archs};${lowest}-virtual" CUDA_VISIBILITY_PRESET hidden)
 target_include_directories(lamina_cuda PRIVATE csrc)
 target_compile_definitions(lamina_cuda PRIVATE LAMINA_DEVICE=cuda)

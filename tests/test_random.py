@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+import harness
 import lamina
 from cases._philox import philox
 from lamina import functional as F
@@ -213,3 +214,27 @@ def test_same_bits_at_every_level():
         for level in levels
     }
     assert len(set(digests.values())) == 1, digests
+
+
+@pytest.mark.parametrize("n", [1, 65, 5000])
+def test_same_bits_on_every_device(n):
+    """A state gives the same numbers wherever they are drawn; float64 normal numbers come from each device's libm."""
+    if harness.device == "cpu":
+        pytest.skip("the run is on the CPU; see pytest --device")
+
+    def draw(device):
+        generator, drawn = lamina.Generator(99), []
+        with lamina.device(device):
+            for dtype in ("float32", "bfloat16", "float64"):
+                drawn.append(lamina.rand(n, dtype=dtype, generator=generator))
+                if dtype != "float64":
+                    drawn.append(lamina.randn(n, dtype=dtype, generator=generator))
+                drawn.append(lamina.bernoulli(lamina.full((n,), 0.3, dtype), generator=generator))
+                drawn.append(F.dropout(lamina.ones(n, dtype=dtype), generator.state_on(device), p=0.3))
+            drawn.append(lamina.randint(-5, 1000, (n,), generator=generator))
+            drawn.append(lamina.randperm(n, generator=generator))
+        return drawn
+
+    for here, there in zip(draw("cpu"), draw(harness.device), strict=True):
+        assert there.device == lamina._C.check_device(harness.device)
+        assert here.numpy().tobytes() == there.numpy().tobytes()

@@ -452,7 +452,8 @@ def dropout2d(x: Tensor, state: Tensor | None = None, *, p: float = 0.5, trainin
     """
     if not training:
         return x
-    return x * dropout(_C.fill_like(x[:, :, :1, :1], 1.0, None), state, p=p)
+    channels = _C.fill_like(_C.contiguous(x[:, :, :1, :1]), 1.0, None)  # masks follow memory order
+    return x * dropout(channels, state, p=p)
 
 
 # --- elementwise --------------------------------------------------------------------------------------------

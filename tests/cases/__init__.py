@@ -209,7 +209,7 @@ class Error:
         self.is_cpu_only = False
 
     def on_cpu(self) -> Error:
-        """Raised on the CPU only: it depends on the values of an input, which the host does not read on a device."""
+        """Raised on the CPU only: about float16, or about values, which the host does not read on a device."""
         self.is_cpu_only = True
         return self
 

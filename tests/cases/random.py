@@ -102,7 +102,7 @@ cases = [
             bad_state("state is int32", TypeError),
             Error(ValueError, "low is 2, high 1", STATE.copy(), low=2, high=1),
             Error(ValueError, "shape is (-1,)", STATE.copy(), shape=(-1,)),
-            Error(TypeError, "dtype is float16", STATE.copy(), dtype="float16"),
+            Error(TypeError, "dtype is float16", STATE.copy(), dtype="float16").on_cpu(),
         ],
         bench=[Bench("4M", STATE.copy(), shape=(1 << 22,), torch=lambda s: _torch().rand(1 << 22))],
         **COMMON,

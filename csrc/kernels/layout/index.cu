@@ -3,7 +3,7 @@
 // Forward: a thread takes a unit of y (select: 16 bytes of a row where rows allow it) and reads x where the index says.
 //
 // The derivatives are one kernel. Each element of the index is an entry (place in dx, its own number); for `select` the
-// places are rows of dx, for `gather` elements. A stable sort (sort.cuh) brings the entries of one place together, in
+// places are rows of dx, for `gather` elements. A sort (sort.cuh) brings the entries of one place together, in
 // their order. The first of them then adds up all of its place's dy in float32 (float64) and writes the sum; what no
 // entry names was zeroed before. Every element of dx is written by one thread, so nothing depends on the order of
 // threads. Traffic: dx, dy, and some log2(n) passes over 16 bytes an entry, n entries; bound by the latency of the sort
@@ -71,7 +71,7 @@ __global__ __launch_bounds__(spread_threads) void sum_entries_kernel(const T* dy
                   i = at - row * I.divisor;
     const int64_t place = entries[k].place;
     if (k > 0 && entries[k - 1].place == place) return;
-    const int64_t end = find_place(entries, k, M.divisor, place, true);
+    const int64_t end = find_entry(entries, k, M.divisor, {place, INT64_MAX});
     const T* from = dy + o * M.divisor * I.divisor + i;
     Compute<T> sum = 0;
 #pragma unroll 4

@@ -15,8 +15,8 @@ constexpr int entries_per_thread = tile / spread_threads;
 LAMINA_PRIM int64_t merged_index(const Entry* entries, int64_t i, int64_t n, int64_t run) {
   const int64_t left = i & ~(2 * run - 1), right = left + run < n ? left + run : n,
                 end = left + 2 * run < n ? left + 2 * run : n;
-  if (i < right) return i + find_place(entries, right, end, entries[i].place, false) - right;
-  return i - right + find_place(entries, left, right, entries[i].place, true);
+  if (i < right) return i + find_entry(entries, right, end, entries[i]) - right;
+  return i - right + find_entry(entries, left, right, entries[i]);
 }
 
 struct SortShared {

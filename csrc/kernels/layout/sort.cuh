@@ -1,9 +1,9 @@
-// A stable sort, with which sums over equal indices and shuffles have one order in every run.
+// A sort, with which sums over equal indices and shuffles have one order in every run.
 //
 // An entry of one of two sorted runs goes, when they are merged, to its own index in its run plus the number of entries
 // of the other run that come before it. A binary search finds that number, so a thread takes an entry and knows nothing
-// of others. Of equal places the left run's come first. Runs up to 1024 entries grow in shared memory; each further
-// doubling is a launch: log2(n / 1024) of them, each of n log2(run) reads, most of which the caches serve.
+// of others. Runs up to 1024 entries grow in shared memory; each further doubling is a launch: log2(n / 1024) of them,
+// each of n log2(run) reads, most of which the caches serve.
 #pragma once
 
 #include <cstdint>
@@ -12,17 +12,17 @@
 
 namespace lamina::LAMINA_DEVICE {
 
+// Entries are different pairs, sorted by place and then by source.
 struct alignas(16) Entry {
-  int64_t place;   // sorted by
-  int64_t source;  // whose it is
+  int64_t place, source;
 };
 
-// The first entry in [low, high) of sorted ones whose place is not less than `place`; with `is_after`, is greater.
-LAMINA_PRIM int64_t find_place(const Entry* entries, int64_t low, int64_t high, int64_t place,
-                               bool is_after) {
+// The first of the sorted entries in [low, high) that does not come before `entry`; `high` if all do.
+LAMINA_PRIM int64_t find_entry(const Entry* entries, int64_t low, int64_t high, Entry entry) {
   while (low < high) {
-    const int64_t middle = (low + high) / 2, at = entries[middle].place;
-    if (at < place || (is_after && at == place))
+    const int64_t middle = (low + high) / 2;
+    const Entry e = entries[middle];
+    if (e.place < entry.place || (e.place == entry.place && e.source < entry.source))
       low = middle + 1;
     else
       high = middle;

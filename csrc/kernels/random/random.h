@@ -13,11 +13,11 @@
 // source is compiled without contraction to FMA). `advance` moves the offset, on the device, so a recorded
 // program draws new numbers each time it runs.
 //
-//   uniform    low + (high - low) * u,     u = 24 bits * 2^-24 (bfloat16: 8 bits, float64: 53), in [0, 1)
+//   uniform    low + (high - low) * u,     u = 24 bits * 2^-24 (bfloat16: 8, float16: 11, float64: 53), in [0, 1)
 //   normal     mean + std * z              Box-Muller: words 0 and 1 of a counter give r cos and r sin; 2 and 3 too
 //   randint    low + floor(u * (high - low)), u of 64 bits: no value is likelier than another by more than 2^-64
 //   bernoulli  u < p[i], u of 24 bits
-//   randperm   Fisher-Yates shuffle of 0 … n - 1 with one randint per swap; one thread
+//   randperm   Fisher-Yates shuffle of 0 … n - 1 with one randint per swap
 //
 // Outputs are contiguous. Traffic is the output; at about 1.5 cycles a word Philox, not memory, bounds them
 // all.
