@@ -241,6 +241,35 @@ Device device_of(const Op& op, const Inputs& in, Device otherwise) {
 
 }  // namespace
 
+Device device_of(const Op& op, const Inputs& in) { return device_of(op, in, current_device()); }
+
+Inference infer(const Op& op, const Inputs& in, const Attrs& attrs) {
+  Inference inference;
+  inference.device = current_device();
+  op.infer(in, attrs, inference);
+  return inference;
+}
+
+void run(const Op& op, const Inputs& in, const Attrs& attrs, int64_t workspace_bytes, Outputs& out) {
+  ThreadState& thread = this_thread();
+  Array workspace;
+  if (workspace_bytes > 0) {
+    workspace = Array(Spec{Dtype::uint8, {workspace_bytes}}.view(), thread.arena(thread.device));
+    out.workspace = workspace.view().data;
+  }
+  Stream& stream = thread.stream(thread.device);
+  if (thread.device.is_cpu()) {
+    op.run(stream, in, attrs, out);
+  } else {
+    try {
+      op.run(stream, in, attrs, out);
+    } catch (const StateError& error) {
+      device_error(op, in, error);
+    }
+  }
+  out.workspace = nullptr;
+}
+
 void evaluate(const Op& op, const Inputs& in, const Attrs& attrs, Outputs& out) {
   ThreadState& thread = this_thread();
   const Device device = device_of(op, in, thread.device);
@@ -257,22 +286,7 @@ void evaluate(const Op& op, const Inputs& in, const Attrs& attrs, Outputs& out) 
   }
   Arena& arena = thread.arena(inference.device);
   for (const View& view : inference.views) out.push_back(Array(view, arena));
-  Array workspace;
-  if (inference.workspace > 0) {
-    workspace = Array(Spec{Dtype::uint8, {inference.workspace}}.view(), arena);
-    out.workspace = workspace.view().data;
-  }
-  Stream& stream = thread.stream(device);
-  if (device.is_cpu()) {
-    op.run(stream, in, attrs, out);
-  } else {
-    try {
-      op.run(stream, in, attrs, out);
-    } catch (const StateError& error) {
-      device_error(op, in, error);
-    }
-  }
-  out.workspace = nullptr;
+  run(op, in, attrs, inference.workspace, out);
 }
 
 Attrs make_attrs(const Op& op, std::initializer_list<NamedAttr> values) {

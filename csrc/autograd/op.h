@@ -153,6 +153,12 @@ const std::vector<const Op*>& all_ops();  // in order of their names
 
 void evaluate(const Op& op, const Inputs& in, const Attrs& attrs, Outputs& out);
 
+// The two halves of evaluate, for callers that bring the memory of the outputs. Both work on the current device, which
+// must be that of the inputs (device_of); `out` has an array for every view that infer gave.
+Device device_of(const Op& op, const Inputs& in);
+Inference infer(const Op& op, const Inputs& in, const Attrs& attrs);
+void run(const Op& op, const Inputs& in, const Attrs& attrs, int64_t workspace_bytes, Outputs& out);
+
 struct NamedAttr {
   std::string_view name;
   Attr value;

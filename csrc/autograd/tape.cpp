@@ -9,6 +9,7 @@ constexpr int slot_bits = 24;  // of Leaf::registration; a tape with more slots 
 std::atomic<uint64_t> next_tape_id{1}, next_pass{1};
 
 thread_local Tape* recording = nullptr;
+thread_local int keepers = 0;
 thread_local std::vector<Tape*> open_tapes;  // outermost first
 thread_local std::vector<Tape*> live_tapes;  // created by this thread, alive
 // The memory of the last tape's entries, for the next one: training steps are alike.
@@ -52,6 +53,10 @@ Ref<Tape> Tape::find(uint64_t id) {
     if (tape->id_ == id) return Ref<Tape>(tape);
   return {};
 }
+
+KeepForBackward::KeepForBackward() { ++keepers; }
+KeepForBackward::~KeepForBackward() { --keepers; }
+bool keeps_for_backward() { return recording || keepers > 0; }
 
 PauseRecording::PauseRecording() : previous_(std::exchange(recording, nullptr)) {}
 PauseRecording::~PauseRecording() { recording = previous_; }

@@ -95,6 +95,16 @@ class PauseRecording {
   Tape* previous_;
 };
 
+// Makes forward passes fill what a backward pass will read, as an open tape does, for callers that have a tape of their
+// own.
+class KeepForBackward {
+ public:
+  KeepForBackward();
+  ~KeepForBackward();
+};
+// Whether ops are to fill it: a tape records on this thread, or KeepForBackward lives.
+bool keeps_for_backward();
+
 // The one path of every op: infer, allocate, run, and an entry if a tape is open and an input is watched.
 using Tensors = SmallVector<Tensor, 4>;
 Tensors apply(const Op& op, std::span<const Tensor* const> inputs, const Attrs& attrs);

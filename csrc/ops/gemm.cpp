@@ -342,7 +342,7 @@ void infer_linear(const Inputs& in, const Attrs& attrs, Inference& out) {
   check(bool(parse_activation(name)), "linear", "activation is '", name,
         "'; expected none, relu, gelu, silu, sigmoid or tanh");
   out.add({x.dtype(), shape});
-  const bool keeps_pre = Tape::current() && needs_pre(activation_of(attrs), bool(residual));
+  const bool keeps_pre = keeps_for_backward() && needs_pre(activation_of(attrs), bool(residual));
   out.add({x.dtype(), keeps_pre ? shape : Shape{0}});
 }
 

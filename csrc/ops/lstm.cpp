@@ -104,7 +104,7 @@ Dtype compute_dtype(Dtype t) { return t == Dtype::float64 ? t : Dtype::float32; 
 
 // A tape that is open may ask for gradients: then the forward pass fills a reserve.
 Spec reserve_spec(const LstmSize& z, int directions) {
-  const int64_t rows = Tape::current() ? directions * z.T * z.B : 0;
+  const int64_t rows = keeps_for_backward() ? directions * z.T * z.B : 0;
   return {compute_dtype(z.dtype), {rows, current_kernels<LstmKernels>().reserve_columns(z)}};
 }
 

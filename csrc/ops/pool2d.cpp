@@ -117,7 +117,7 @@ void infer_max(const char* op, const Axes& axes, const Inputs& in, const Attrs& 
   check(area <= 1 << 24, op, "windows have ", area, " taps; expected at most ", 1 << 24);
   const Layout layout = layout_of(prefers_channels_last(x.view()));
   const Shape y = {x.dim(0), x.dim(1), axes.h.out, axes.w.out}, none = {0};
-  const bool has_indices = attrs.boolean("return_indices"), has_taps = has_indices || Tape::current();
+  const bool has_indices = attrs.boolean("return_indices"), has_taps = has_indices || keeps_for_backward();
   const Dtype tap = area <= 256 ? Dtype::uint8 : Dtype::int32;
   out.add({x.dtype(), y, layout});
   if (has_taps)

@@ -2,6 +2,7 @@
 #include <pybind11/numpy.h>
 
 #include "interop/dlpack.h"
+#include "python/op_function.h"
 #include "python/tensor_type.h"
 
 namespace py = pybind11;
@@ -143,6 +144,8 @@ py::object to_numpy(const Tensor& t) {
 
 // --- DLPack ------------------------------------------------------------------------------------------------------
 
+}  // namespace
+
 dlpack::DataType dlpack_dtype(Dtype dtype) {
   const uint8_t bits = uint8_t(8 * size_of(dtype));
   switch (dtype) {
@@ -182,6 +185,8 @@ Device from_dlpack_device(int type, int index) {
   return type == dlpack::device_cpu ? Device{} : parse_device(cat("cuda:", index));
 }
 
+namespace {
+
 // CUDA streams as the array API standard numbers them: 1 and 2 are the legacy and the per-thread default stream.
 void* stream_handle(int64_t number) { return reinterpret_cast<void*>(number); }
 
@@ -191,7 +196,7 @@ struct Exported {
 };
 
 template <class M>
-py::capsule export_as(const Array& array, const char* name) {
+M* managed_as(const Array& array) {
   auto* context = new Exported{array, {}, {}};
   const View& v = array.view();
   std::copy_n(v.shape, v.ndim, context->shape);
@@ -206,8 +211,13 @@ py::capsule export_as(const Array& array, const char* name) {
     delete self;
   };
   if constexpr (std::is_same_v<M, dlpack::ManagedVersioned>) managed->version = {1, 0};
+  return managed;
+}
+
+template <class M>
+py::capsule export_as(const Array& array, const char* name) {
   // A consumer renames the capsule and takes over the duty to delete; an unconsumed one deletes here.
-  PyObject* capsule = PyCapsule_New(managed, name, [](PyObject* self) {
+  PyObject* capsule = PyCapsule_New(managed_as<M>(array), name, [](PyObject* self) {
     const char* unused = std::is_same_v<M, dlpack::ManagedVersioned> ? "dltensor_versioned" : "dltensor";
     if (!PyCapsule_IsValid(self, unused)) return;
     auto* m = static_cast<M*>(PyCapsule_GetPointer(self, unused));
@@ -297,6 +307,10 @@ Tensor from_dlpack(py::object o) {
 }
 
 }  // namespace
+
+dlpack::ManagedVersioned* export_managed(const Array& array) {
+  return managed_as<dlpack::ManagedVersioned>(array);
+}
 
 void bind_arrays(py::module_& m) {
   py::class_<PyDtype>(m, "dtype", "An element type: lamina.float32 and its like.")

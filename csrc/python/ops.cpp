@@ -3,17 +3,13 @@
 #include <pybind11/stl.h>
 #include <structmember.h>
 
+#include "python/op_function.h"
 #include "python/tensor_type.h"
 
 namespace py = pybind11;
 
 namespace lamina::python {
 namespace {
-
-struct OpFunction {
-  PyObject_HEAD vectorcallfunc call;
-  const Op* op;
-};
 
 Attr to_attr(const Op& op, const AttrSpec& spec, PyObject* o) {
   using Kind = AttrSpec::Kind;
@@ -67,6 +63,20 @@ Attr to_attr(const Op& op, const AttrSpec& spec, PyObject* o) {
   }
   __builtin_unreachable();
 }
+
+}  // namespace
+
+Attrs attrs_of(const Op& op, PyObject* const* args, size_t given) {
+  const Schema& schema = op.schema;
+  if (schema.attrs.empty()) return {};
+  std::vector<Attr> values;
+  values.reserve(schema.attrs.size());
+  for (size_t i = 0; i < schema.attrs.size(); ++i)
+    values.push_back(i < given ? to_attr(op, schema.attrs[i], args[i]) : schema.attrs[i].default_value);
+  return Attrs(schema, std::move(values));
+}
+
+namespace {
 
 // The arguments of one call; scalars have storage of their own here.
 struct Arguments {
@@ -136,17 +146,8 @@ PyObject* call_on_tensors(const Op& op, PyObject* const* args, size_t flagged_co
       add_input(op, spec, args[i], arguments);
     }
   }
-  Attrs attrs;
-  if (!schema.attrs.empty()) {
-    std::vector<Attr> values;
-    values.reserve(schema.attrs.size());
-    for (size_t i = 0; i < schema.attrs.size(); ++i) {
-      const size_t position = schema.inputs.size() + i;
-      values.push_back(position < given ? to_attr(op, schema.attrs[i], args[position])
-                                        : schema.attrs[i].default_value);
-    }
-    attrs = Attrs(schema, std::move(values));
-  }
+  const size_t n = schema.inputs.size();
+  const Attrs attrs = attrs_of(op, args + n, given > n ? given - n : 0);
 
   const std::span<const Tensor* const> inputs(arguments.inputs.data(), arguments.inputs.size());
   Tensors out;
@@ -236,24 +237,32 @@ py::dict schemas() {
     result[py::str(op->name())] =
         py::dict(py::arg("schema") = std::string(op->schema_text), py::arg("inputs") = inputs,
                  py::arg("attrs") = attrs, py::arg("outputs") = py::cast(op->schema.outputs),
+                 py::arg("kept_inputs") = op->kept_inputs, py::arg("kept_outputs") = op->kept_outputs,
                  py::arg("differentiable") = op->vjp != nullptr);
   }
   return result;
 }
 
+PyTypeObject* op_function_type() {
+  static PyTypeObject* const type = [] {
+    PyType_Slot slots[] = {{Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
+                           {Py_tp_repr, reinterpret_cast<void*>(represent)},
+                           {Py_tp_dealloc, reinterpret_cast<void*>(destroy_op)},
+                           {Py_tp_members, op_members},
+                           {0, nullptr}};
+    PyType_Spec spec = {"lamina.OpFunction", sizeof(OpFunction), 0,
+                        Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_DISALLOW_INSTANTIATION,
+                        slots};
+    return reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&spec));
+  }();
+  if (!type) throw py::error_already_set();
+  return type;
+}
+
 }  // namespace
 
-void bind_ops(py::module_& m) {
-  PyType_Slot slots[] = {{Py_tp_call, reinterpret_cast<void*>(PyVectorcall_Call)},
-                         {Py_tp_repr, reinterpret_cast<void*>(represent)},
-                         {Py_tp_dealloc, reinterpret_cast<void*>(destroy_op)},
-                         {Py_tp_members, op_members},
-                         {0, nullptr}};
-  PyType_Spec spec = {"lamina.OpFunction", sizeof(OpFunction), 0,
-                      Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_DISALLOW_INSTANTIATION,
-                      slots};
-  auto* type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&spec));
-  if (!type) throw py::error_already_set();
+void add_op_functions(py::module_& m, vectorcallfunc call) {
+  PyTypeObject* type = op_function_type();
   for (const Op* op : all_ops()) {
     auto* function = reinterpret_cast<OpFunction*>(type->tp_alloc(type, 0));
     if (!function) throw py::error_already_set();
@@ -261,6 +270,10 @@ void bind_ops(py::module_& m) {
     function->op = op;
     m.attr(op->name().c_str()) = py::reinterpret_steal<py::object>(reinterpret_cast<PyObject*>(function));
   }
+}
+
+void bind_ops(py::module_& m) {
+  add_op_functions(m, call);
   m.def("schemas", schemas);
 }
 

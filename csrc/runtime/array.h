@@ -61,6 +61,7 @@ class Storage : public RefCounted, public Pooled<Storage> {
 
   void* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
+  bool is_foreign() const { return !arena_; }
 
  private:
   void* data_;
