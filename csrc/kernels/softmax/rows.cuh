@@ -2,7 +2,8 @@
 // sums of exponentials.
 //
 // A result is a row (I = 1) or a column. The tile (reduce/tile.cuh) is inner for rows, with packs of V classes, and
-// outer for columns, with packs of V columns. A step is 4 packs of a thread, all loaded before they are used.
+// outer for columns, with packs of V columns. A unit is a pack (rows) or a class (columns); a step is 4 units of a
+// thread, all loaded before they are used.
 #pragma once
 
 #include <type_traits>
@@ -31,7 +32,7 @@ inline ClassTile choose_class_tile(int64_t O, int64_t C, int64_t I, int V) {
 // Calls f(std::integral_constant<int, V>{}) for the elements in a pack, which depend on the shape alone.
 template <class T, class F>
 void dispatch_pack(int64_t C, int64_t I, F f) {
-  constexpr int V = prim::vector_of<T>;
+  constexpr int V = prim::vector_of<T> < 4 ? prim::vector_of<T> : 4;  // more takes too many registers
   if ((I == 1 ? C : I) % V == 0)
     f(std::integral_constant<int, V>{});
   else
@@ -42,51 +43,52 @@ void dispatch_pack(int64_t C, int64_t I, F f) {
 template <int V>
 struct ClassWalk {
   const ClassTile& t;
-  int64_t unit;   // row, or pack of columns; is_inside: there is one
-  int64_t at;     // position of the (first) result in (O, I)
+  int64_t at;     // position of the (first) result in (O, I); is_inside: there is one
   int64_t first;  // its element of class 0
   int r;
   bool is_inside;
 
   LAMINA_PRIM ClassWalk(const ClassTile& t, int64_t k_tile) : t(t) {
     const TilePlace place = place_in(t.tile);
-    unit = k_tile * t.tile.k_threads + place.k;
+    const int64_t k = k_tile * t.tile.k_threads + place.k;
     r = place.r;
-    is_inside = unit < t.tile.k_units;
-    at = unit;
-    first = unit * t.C;
+    is_inside = k < t.tile.k_units;
+    at = k;
+    first = k * t.C;
     if (t.tile.is_outer) {
-      const int64_t packs = t.I / V, o = unit / packs;
-      at = unit * V;
-      first = o * t.C * t.I + (unit - o * packs) * V;
+      const int64_t packs = t.I / V, o = k / packs;
+      at = k * V;
+      first = o * t.C * t.I + (k - o * packs) * V;
     }
   }
+  // Where a unit lies, and the class of its element v.
+  LAMINA_PRIM int64_t element(int64_t u) const { return first + u * (t.tile.is_outer ? t.I : V); }
+  LAMINA_PRIM int64_t class_of(int64_t u, int v) const { return t.tile.is_outer ? u : u * V + v; }
+
+  template <class T>
+  LAMINA_PRIM prim::Pack<Compute<T>, V> load(const T* x, int64_t u) const {
+    return prim::widen(load_pack<V>(x + element(u), prim::is_aligned(x, V * int64_t(sizeof(T)))));
+  }
+  template <class T>
+  LAMINA_PRIM void store(T* y, int64_t u, const prim::Pack<Compute<T>, V>& pack) const {
+    store_pack(y + element(u), prim::narrow<T>(pack), prim::is_aligned(y, V * int64_t(sizeof(T))));
+  }
+
+  // Unit i of a step of this thread, and if there is one.
   LAMINA_PRIM int64_t unit_of(int64_t step, int i) const {
     return (step * step_packs + i) * t.tile.r_threads + r;
   }
   LAMINA_PRIM bool has(int64_t step, int i) const { return is_inside && unit_of(step, i) < t.tile.r_units; }
-  LAMINA_PRIM int64_t element(int64_t step, int i) const {
-    return first + unit_of(step, i) * (t.tile.is_outer ? t.I : V);
-  }
-  // The class of element v of a pack.
-  LAMINA_PRIM int64_t class_of(int64_t step, int i, int v) const {
-    return t.tile.is_outer ? unit_of(step, i) : unit_of(step, i) * V + v;
-  }
-
   // Packs beyond the end become `filler`.
   template <class T>
-  LAMINA_PRIM void load(const T* x, int64_t step, Step<T, V>& packs, T filler) const {
+  LAMINA_PRIM void load_step(const T* x, int64_t step, Step<T, V>& packs, T filler) const {
     const bool is_aligned = prim::is_aligned(x, V * int64_t(sizeof(T)));
 #pragma unroll
     for (int i = 0; i < step_packs; ++i) {
 #pragma unroll
       for (int v = 0; v < V; ++v) packs[i][v] = filler;
-      if (has(step, i)) packs[i] = load_pack<V>(x + element(step, i), is_aligned);
+      if (has(step, i)) packs[i] = load_pack<V>(x + element(unit_of(step, i)), is_aligned);
     }
-  }
-  template <class T>
-  LAMINA_PRIM void store(T* y, int64_t step, int i, const prim::Pack<T, V>& pack) const {
-    store_pack(y + element(step, i), pack, prim::is_aligned(y, V * int64_t(sizeof(T))));
   }
 
   // Sums over all threads of a result. Inner: of all V values of a thread, which all get it.
@@ -126,7 +128,7 @@ LAMINA_PRIM void exp_sums(const ClassWalk<V>& walk, const T* x, Step<T, V>& pack
 #pragma unroll
   for (int v = 0; v < V; ++v) state[v] = {low, S(0)};
   for (int64_t step = 0; step < walk.t.steps; ++step) {
-    walk.load(x, step, packs, prim::narrow<T>(low));
+    walk.load_step(x, step, packs, prim::narrow<T>(low));
     S max[V], row_max = low;
 #pragma unroll
     for (int v = 0; v < V; ++v) {

@@ -28,7 +28,7 @@ __global__ __launch_bounds__(tile_threads, 2) void forward_kernel(SoftmaxArgs a,
       factor[v] = a.logarithm ? prim::log(state[v].sum) : 1 / state[v].sum;
     }
     for (int64_t step = 0; step < tile.steps; ++step) {
-      if (tile.steps > 1) walk.load(x, step, packs, T{});
+      if (tile.steps > 1) walk.load_step(x, step, packs, T{});
 #pragma unroll
       for (int i = 0; i < step_packs; ++i) {
         if (!walk.has(step, i)) continue;
@@ -36,7 +36,7 @@ __global__ __launch_bounds__(tile_threads, 2) void forward_kernel(SoftmaxArgs a,
 #pragma unroll
         for (int v = 0; v < V; ++v)
           y[v] = a.logarithm ? (y[v] - shift[v]) - factor[v] : prim::exp(y[v] - shift[v]) * factor[v];
-        walk.store(a.y.as<T>(), step, i, prim::narrow<T>(y));
+        walk.store(a.y.as<T>(), walk.unit_of(step, i), y);
       }
     }
   }
@@ -52,8 +52,8 @@ __global__ __launch_bounds__(tile_threads, 2) void backward_kernel(SoftmaxBackwa
 #pragma unroll
     for (int v = 0; v < V; ++v) sum[v] = 0;
     for (int64_t step = 0; step < tile.steps; ++step) {
-      walk.load(a.y.as<T>(), step, ys, T{});
-      walk.load(a.dy.as<T>(), step, dys, T{});
+      walk.load_step(a.y.as<T>(), step, ys, T{});
+      walk.load_step(a.dy.as<T>(), step, dys, T{});
 #pragma unroll
       for (int v = 0; v < V; ++v) {
         S leaf = 0;
@@ -68,8 +68,8 @@ __global__ __launch_bounds__(tile_threads, 2) void backward_kernel(SoftmaxBackwa
     walk.sum(sum, &prim::shared_memory<S>());
     for (int64_t step = 0; step < tile.steps; ++step) {
       if (tile.steps > 1) {
-        walk.load(a.y.as<T>(), step, ys, T{});
-        walk.load(a.dy.as<T>(), step, dys, T{});
+        walk.load_step(a.y.as<T>(), step, ys, T{});
+        walk.load_step(a.dy.as<T>(), step, dys, T{});
       }
 #pragma unroll
       for (int i = 0; i < step_packs; ++i) {
@@ -79,7 +79,7 @@ __global__ __launch_bounds__(tile_threads, 2) void backward_kernel(SoftmaxBackwa
 #pragma unroll
         for (int v = 0; v < V; ++v)
           dx[v] = a.logarithm ? prim::fma(-prim::exp(y[v]), sum[v], dx[v]) : y[v] * (dx[v] - sum[v]);
-        walk.store(a.dx.as<T>(), step, i, prim::narrow<T>(dx));
+        walk.store(a.dx.as<T>(), walk.unit_of(step, i), dx);
       }
     }
   }
