@@ -57,6 +57,10 @@ LAMINA_PRIM TilePlace place_in(const Tile& tile) {
   return {t / tile.r_threads, t % tile.r_threads};
 }
 
+// Elements in a pack where a thread keeps several values for each of them: 8 would take too many registers.
+template <class T>
+inline constexpr int small_pack = prim::vector_of<T> < 4 ? prim::vector_of<T> : 4;
+
 // N neighbouring elements, as one where their address allows it.
 template <int N, class T>
 LAMINA_PRIM prim::Pack<T, N> load_pack(const T* p, bool is_aligned) {

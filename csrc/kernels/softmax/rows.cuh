@@ -32,7 +32,7 @@ inline ClassTile choose_class_tile(int64_t O, int64_t C, int64_t I, int V) {
 // Calls f(std::integral_constant<int, V>{}) for the elements in a pack, which depend on the shape alone.
 template <class T, class F>
 void dispatch_pack(int64_t C, int64_t I, F f) {
-  constexpr int V = prim::vector_of<T> < 4 ? prim::vector_of<T> : 4;  // more takes too many registers
+  constexpr int V = small_pack<T>;
   if ((I == 1 ? C : I) % V == 0)
     f(std::integral_constant<int, V>{});
   else
