@@ -1,10 +1,21 @@
 // Elements to and from the type in which kernels compute: float for bf16 and f16. Rounds to nearest even.
 #pragma once
 
+#include <cstring>
+
 #include "base/dtype.h"
 #include "prim/vector.cuh"
 
 namespace lamina::LAMINA_DEVICE::prim {
+
+// The same bits as another type. (__builtin_bit_cast crashes nvcc 13.0 in templates.)
+template <class To, class From>
+LAMINA_PRIM To bit_cast(From x) {
+  static_assert(sizeof(To) == sizeof(From));
+  To y;
+  memcpy(&y, &x, sizeof(To));
+  return y;
+}
 
 template <class T>
 LAMINA_PRIM Compute<T> widen(T x) {

@@ -116,7 +116,8 @@ LAMINA_PRIM bool elect_one() {
 #endif
 }
 
-// Registers per thread of the warps that call it, a whole warp group: what producers give up, consumers may take.
+// Registers per thread of the warps that call it, a whole warp group: what producers give up, consumers may take. The
+// kernel says __launch_bounds__(threads, 1), from which the compiler knows how many it begins with.
 template <int N>
 LAMINA_PRIM void take_registers() {
 #if defined(LAMINA_SIM)

@@ -232,6 +232,8 @@ void Engine::entry() {
     if (e.error_.empty()) {
       b.barriers[0].expected = b.live;
       b.barriers[0].end_phase_if_full();
+      --b.cluster->barrier.expected;
+      b.cluster->barrier.end_phase_if_full();
       if (!b.live) b.end();
     }
   } catch (const std::exception& error) {

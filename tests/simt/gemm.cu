@@ -17,7 +17,7 @@ struct MmaShared {
 };
 
 __global__ void __launch_bounds__(128)
-    mma_kernel(const bf16* a, const bf16* b, float* c, int M, int N, int K, int mutant) {
+    mma_kernel(const bf16* a, const bf16* b, float* c, int M, int N, int K, Number mutant) {
   auto& s = prim::shared_memory<MmaShared>();
   const int t = int(threadIdx.x), lane = prim::lane(), warp_m = prim::warp() / 2 * 32,
             warp_n = prim::warp() % 2 * 32;
@@ -91,7 +91,7 @@ std::string run_mma(int mutant) {
   a.fill_with_integers(1);
   b.fill_with_integers(2);
   launch("mma_gemm", mma_kernel, {.grid = {2, 2}, .block = {128}, .shared = sizeof(MmaShared)}, a.data(),
-         b.data(), c.data(), M, N, K, mutant);
+         b.data(), c.data(), M, N, K, Number(mutant));
   return compare_product(c, a, b, M, N, K, N, 1);
 }
 
@@ -112,12 +112,13 @@ struct WgmmaShared {
 struct WgmmaArgs {
   prim::TensorMap a, b, c;
   int M, N, K;
-  int mutant;
+  Number mutant;
 };
 
-__global__ void __launch_bounds__(384) wgmma_kernel(const __grid_constant__ WgmmaArgs args) {
+__global__ void __launch_bounds__(384, 1) wgmma_kernel(const __grid_constant__ WgmmaArgs args) {
   auto& s = prim::shared_memory<WgmmaShared>();
-  const int mutant = args.mutant, group = prim::warp() / 4, lane = prim::lane();
+  const Number mutant = args.mutant;
+  const int group = prim::warp() / 4, lane = prim::lane();
   if (threadIdx.x == 0) {
     for (int i = 0; i < wgmma_stages; ++i) {
       prim::mbarrier_init(&s.full[i], 1);
@@ -234,12 +235,13 @@ struct MulticastArgs {
   prim::TensorMap bias;
   float* y;
   int rows;
-  int mutant;
+  Number mutant;
 };
 
 __global__ void __launch_bounds__(64) multicast_kernel(const __grid_constant__ MulticastArgs args) {
   auto& s = prim::shared_memory<MulticastShared>();
-  const int mutant = args.mutant, rank = prim::cluster_rank();
+  const Number mutant = args.mutant;
+  const int rank = prim::cluster_rank();
   if (threadIdx.x == 0) {
     for (int i = 0; i < 2; ++i) {
       prim::mbarrier_init(&s.full[i], 1);

@@ -32,6 +32,16 @@ struct MutatedKernel {
   std::vector<Mutant> mutants;     // number 1, 2, …
 };
 
+// The number of a mutant as kernels take it. On a GPU there are only the kernels themselves, and no branches.
+#if defined(LAMINA_SIM)
+using Number = int;
+#else
+struct Number {
+  Number(int) {}
+  LAMINA_HD constexpr operator int() const { return 0; }
+};
+#endif
+
 extern const MutatedKernel reduction, sgemm, mma_gemm, wgmma_gemm, cluster_sum, multicast, grid_barrier;
 
 // n elements between guards of 256 bytes of 0xff, which read as NaN and may not be written.

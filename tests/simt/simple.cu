@@ -12,7 +12,7 @@ struct ReductionShared {
 };
 
 __global__ void __launch_bounds__(128)
-    reduction_kernel(const float* x, float* y, int rows, int n, int mutant) {
+    reduction_kernel(const float* x, float* y, int rows, int n, Number mutant) {
   auto& s = prim::shared_memory<ReductionShared>();
   const int lane = prim::lane(), warp = prim::warp();
   for (int row = int(blockIdx.x); row < rows; row += int(gridDim.x)) {
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(128)
       sum = prim::warp_sum(lane < (mutant == 9 ? 5 : 4) ? s.partial[lane] : 0.0f);
       if (lane == 0) y[mutant == 10 ? row + 1 : row] = sum;
     }
-    if (mutant == 11 && row % 2) return;
+    if (mutant == 11 && warp == 3) return;
   }
 }
 
@@ -45,7 +45,7 @@ std::string run_reduction(int mutant) {
   Guarded<float> x(rows * n), y(rows);
   x.fill_with_integers(1);
   launch("reduction", reduction_kernel, {.grid = {2}, .block = {128}, .shared = sizeof(ReductionShared)},
-         x.data(), y.data(), rows, n, mutant);
+         x.data(), y.data(), rows, n, Number(mutant));
   if (!y.is_intact()) return "wrote outside of an array";
   for (int row = 0; row < rows; ++row) {
     float sum = 0;
@@ -62,7 +62,7 @@ struct SgemmShared {
 };
 
 __global__ void __launch_bounds__(256)
-    sgemm_kernel(const float* a, const float* b, float* c, int M, int N, int K, int mutant) {
+    sgemm_kernel(const float* a, const float* b, float* c, int M, int N, int K, Number mutant) {
   auto& s = prim::shared_memory<SgemmShared>();
   const int x = int(threadIdx.x), y = int(threadIdx.y);
   const int m = int(mutant == 1 ? blockIdx.x : blockIdx.y) * 16 + y, n = int(blockIdx.x) * 16 + x;
@@ -90,7 +90,7 @@ std::string run_sgemm(int mutant) {
   a.fill_with_integers(1);
   b.fill_with_integers(2);
   launch("sgemm", sgemm_kernel, {.grid = {2, 3}, .block = {16, 16}, .shared = sizeof(SgemmShared)}, a.data(),
-         b.data(), c.data(), M, N, K, mutant);
+         b.data(), c.data(), M, N, K, Number(mutant));
   return compare_product(c, a, b, M, N, K, N, 1);
 }
 
@@ -101,7 +101,7 @@ struct ClusterShared {
   float from[4];
 };
 
-__global__ void __launch_bounds__(64) cluster_kernel(const float* x, float* y, int n, int mutant) {
+__global__ void __launch_bounds__(64) cluster_kernel(const float* x, float* y, int n, Number mutant) {
   auto& s = prim::shared_memory<ClusterShared>();
   const int rank = prim::cluster_rank(), size = prim::cluster_size(), row = int(blockIdx.x) / size;
   float sum = 0;
@@ -153,7 +153,7 @@ struct GridShared {
 
 __global__ void __launch_bounds__(64)
     grid_kernel(const float* x, float* y, float* sums, uint32_t* blocks_done, prim::GridBarrier* barrier,
-                int n, int mutant) {
+                int n, Number mutant) {
   auto& s = prim::shared_memory<GridShared>();
   float sum = 0;
   for (int i = int(blockIdx.x * blockDim.x + threadIdx.x); i < n; i += int(gridDim.x * blockDim.x))
@@ -218,7 +218,7 @@ const MutatedKernel reduction = {
      {"a barrier that two of four warps skip"},
      {"a partial sum too many, which nobody wrote"},
      {"the row after is written"},
-     {"threads leave the loop and the others wait"}}};
+     {"a warp leaves the loop after its first row"}}};
 
 const MutatedKernel sgemm = {"sgemm",
                              run_sgemm,
