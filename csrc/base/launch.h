@@ -92,6 +92,10 @@ inline void check_launch(const char* name, const Launch& l) {
   if (l.grid.x > INT32_MAX || l.grid.y > 65535 || l.grid.z > 65535)
     fail_launch(name, l, "the grid is too large");
   if (l.block.size() > 1024 || l.block.z > 64) fail_launch(name, l, "a block has more than 1024 threads");
+  if (l.grid.x % l.cluster.x || l.grid.y % l.cluster.y || l.grid.z % l.cluster.z)
+    fail_launch(name, l, "the grid is not whole clusters");
+  if (l.cluster.size() > 1 && device_properties().architecture < 90)
+    fail_launch(name, l, "the device has no clusters");
   if (l.shared > device_properties().max_shared) fail_launch(name, l, "too much shared memory");
 }
 
@@ -105,8 +109,16 @@ inline DeviceHooks& device_hooks() {
   return hooks;
 }
 
-inline DeviceProperties simulated_properties = {.sm_count = 8, .architecture = 90, .max_shared = 227 * 1024};
-inline const DeviceProperties& device_properties() { return simulated_properties; }
+// LAMINA_SIM_ARCHITECTURE: what `sim` passes for, 90 unless set. Instructions of later ones fail.
+inline const DeviceProperties& device_properties() {
+  static const DeviceProperties properties = [] {
+    const char* set = std::getenv("LAMINA_SIM_ARCHITECTURE");
+    const int architecture = set ? std::atoi(set) : 90;
+    const int64_t kib = architecture == 90 || architecture == 100 ? 227 : architecture == 80 ? 163 : 99;
+    return DeviceProperties{.sm_count = 8, .architecture = architecture, .max_shared = kib * 1024};
+  }();
+  return properties;
+}
 
 template <class... Params, class... Args>
 void launch(const char* name, void (*kernel)(Params...), const Launch& l, const Args&... args) {
@@ -200,7 +212,7 @@ void launch(const char* name, void (*kernel)(Params...), const Launch& l, const 
     attribute(cudaLaunchAttributeClusterDimension).clusterDim = {cluster.x, cluster.y, cluster.z};
   }
   if (l.is_cooperative) attribute(cudaLaunchAttributeCooperative).cooperative = 1;
-  if (l.is_dependent)
+  if (l.is_dependent && device_properties().architecture >= 90)
     attribute(cudaLaunchAttributeProgrammaticStreamSerialization).programmaticStreamSerializationAllowed = 1;
   const cudaError_t status = cudaLaunchKernelEx(&config, kernel, Params(args)...);
   if (status != cudaSuccess)

@@ -49,10 +49,10 @@ void Groups::wait(int groups_left, bool only_reads) {
   for (size_t i = 0; i < pending.size() && pending[i].group < committed - groups_left; ++i)
     pending[i].run_fetch();
   if (only_reads) return;
-  while (!pending.empty() && pending.front().group < committed - groups_left) {
-    pending.front().run_land();
-    pending.pop_front();
-  }
+  size_t landed = 0;
+  while (landed < pending.size() && pending[landed].group < committed - groups_left)
+    pending[landed++].run_land();
+  pending.erase(pending.begin(), pending.begin() + ptrdiff_t(landed));
   tsan::acquire(&order);
 }
 
@@ -214,6 +214,7 @@ void bulk_copy(void* remote, const void* shared, int64_t bytes, void* remote_bar
 
 void bulk_store(void* global, const void* shared, int64_t bytes) {
   const tsan::Ignore ignore;
+  require(90, "a bulk store");
   check_bulk(global, shared, bytes);
   check_global(global, bytes, "a bulk store writes");
   const Place from = locate(shared, bytes, "bulk store");
@@ -381,6 +382,7 @@ void tensor_load(void* shared, const TensorLayout& map, const int* coordinates, 
 
 void tensor_store(const TensorLayout& map, const int* coordinates, const void* shared, Reduction reduction) {
   const tsan::Ignore ignore;
+  require(90, "a tensor store");
   if (map.is_im2col) fail("tensor store: im2col maps are for loads here");
   const Place from = locate_tile(map, shared, "tensor store");
   const int64_t bytes = tile_bytes(map);

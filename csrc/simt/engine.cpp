@@ -43,6 +43,11 @@ Engine& engine() {
 
 void fail(const char* what) { throw StateError(what); }
 
+void require(int architecture, const char* what) {
+  const int ours = sim::device_properties().architecture;
+  if (ours < architecture) throw StateError(cat(what, " needs sm_", architecture, "; this is sm_", ours));
+}
+
 // --- shared memory, blocks ---------------------------------------------------------------------------------------
 
 SharedMemory::SharedMemory(int64_t bytes)
@@ -51,6 +56,10 @@ SharedMemory::SharedMemory(int64_t bytes)
   if (p == MAP_FAILED) throw std::bad_alloc();
   mprotect(static_cast<char*>(p) + mapped_ - page, page, PROT_NONE);
   data_ = static_cast<char*>(p);
+  poison();
+}
+
+void SharedMemory::poison() {
   std::memset(data_, 0xff, size_t(mapped_ - page));
   asan::poison(data_ + bytes_, size_t(mapped_ - page - bytes_));
 }
@@ -67,8 +76,13 @@ void SharedMemory::check_canary() const {
     fail("a thread wrote beyond its shared memory");
 }
 
-Block::Block(Index index_, int rank_, Cluster* cluster_, int64_t shared_bytes, int live_)
-    : index(index_), rank(rank_), cluster(cluster_), shared(shared_bytes), live(live_) {
+Block::Block(Index index_, int rank_, Cluster* cluster_, std::unique_ptr<SharedMemory> memory_, int live_)
+    : index(index_),
+      rank(rank_),
+      cluster(cluster_),
+      memory(std::move(memory_)),
+      shared(*memory),
+      live(live_) {
   for (int id = 0; id < 16; ++id) {
     barriers.emplace_back();
     barriers.back().name = id ? cat("barrier ", id) : "block_sync";
@@ -225,6 +239,7 @@ void Engine::entry() {
   tsan::release(&e.end_of_launch);
   tsan::switch_to(e.main_tsan_fiber_);  // which ignores all that follows
   t.has_ended = true;
+  t.warp->ended |= 1u << t.lane;
   e.idle_yields_ = 0;
   Block& b = *t.block;
   --b.live;
@@ -253,7 +268,8 @@ void Engine::run_group(const std::vector<Index>& firsts) {
       const uint32_t x = uint32_t(rank % extent.x), y = uint32_t(rank / extent.x % extent.y),
                      z = uint32_t(rank / (extent.x * extent.y));
       const Index index = {first.x + x, first.y + y, first.z + z};
-      blocks_.push_back(std::make_unique<Block>(index, rank, &cluster, launch_->shared, threads));
+      blocks_.push_back(
+          std::make_unique<Block>(index, rank, &cluster, make_shared_memory(launch_->shared), threads));
       cluster.blocks.push_back(blocks_.back().get());
     }
   }
@@ -290,14 +306,32 @@ void Engine::run_group(const std::vector<Index>& firsts) {
     for (auto& b : blocks_)
       if (!b->has_waited_for_dependency)
         error_ = "launched as dependent, but never waits for the launch before";
+  forget_group();
+}
+
+void Engine::forget_group() {
   for (Operation& op : transactions_) tsan::destroy(op.tsan_fiber);
   transactions_.clear();
-  favourite_ = nullptr;
   yielded_.clear();
+  favourite_ = nullptr;
+  if (!tsan::is_on())  // which would remember who used the memory before
+    for (auto& b : blocks_) spare_memory_.push_back(std::move(b->memory));
   blocks_.clear();
   clusters_.clear();
   running_ = nullptr;
   idle_yields_ = 0;
+}
+
+// Mapping pages for every block would take as long as many a block.
+std::unique_ptr<SharedMemory> Engine::make_shared_memory(int64_t bytes) {
+  while (!spare_memory_.empty()) {
+    std::unique_ptr<SharedMemory> memory = std::move(spare_memory_.back());
+    spare_memory_.pop_back();
+    if (memory->bytes() != bytes) continue;
+    memory->poison();
+    return memory;
+  }
+  return std::make_unique<SharedMemory>(bytes);
 }
 
 // Who waits where.
@@ -322,6 +356,7 @@ void Engine::run(const char* name, const Launch& launch, const std::function<voi
   launch_ = &launch;
   body_ = &body;
   error_.clear();
+  forget_group();
   main_tsan_fiber_ = tsan::current();
   block_extent = index_of(launch.block);
   grid_extent = index_of(launch.grid);

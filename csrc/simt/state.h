@@ -87,7 +87,7 @@ struct Operation {
 // Operations of a thread or a warp, in groups that are waited for in order.
 struct Groups {
   int committed = 0;
-  std::deque<Operation> pending;
+  std::vector<Operation> pending;
   char order = 0;
 
   void issue(Operation op);
@@ -107,6 +107,7 @@ struct Warp {
   Block* block;
   int index;
   std::vector<Thread*> lanes;
+  uint32_t ended = 0;  // lanes
   std::vector<std::unique_ptr<Meeting>> meetings;
   Groups wgmmas;
   std::map<float*, Accumulators> accumulators;  // by the registers of its first lane
@@ -140,6 +141,7 @@ class SharedMemory {
   SharedMemory& operator=(const SharedMemory&) = delete;
   ~SharedMemory();
 
+  void poison();
   char* data() const { return data_; }
   int64_t bytes() const { return bytes_; }
   bool has(const void* p) const { return p >= data_ && p < data_ + bytes_; }
@@ -151,12 +153,13 @@ class SharedMemory {
 };
 
 struct Block {
-  Block(Index index, int rank, Cluster* cluster, int64_t shared_bytes, int live);
+  Block(Index index, int rank, Cluster* cluster, std::unique_ptr<SharedMemory> memory, int live);
 
   Index index;
   int rank;  // in the cluster
   Cluster* cluster;
-  SharedMemory shared;
+  std::unique_ptr<SharedMemory> memory;
+  SharedMemory& shared;
   std::vector<char>
       published;  // shared memory as the asynchronous proxy sees it; empty until it is first used
   std::deque<Warp> warps;
@@ -202,6 +205,8 @@ class Engine {
   Thread* pick();
   void land_transaction(size_t i);
   void run_group(const std::vector<Index>& clusters);
+  void forget_group();
+  std::unique_ptr<SharedMemory> make_shared_memory(int64_t bytes);
   std::string report() const;
 
   std::mutex mutex_;
@@ -210,7 +215,8 @@ class Engine {
   Fiber main_;
   void* main_tsan_fiber_ = nullptr;
   std::vector<std::unique_ptr<Fiber>> fibers_;  // kept for the next launch
-  std::vector<void*> tsan_fibers_;              // kept until the launch ends: an identity is not used twice
+  std::vector<std::unique_ptr<SharedMemory>> spare_memory_;
+  std::vector<void*> tsan_fibers_;  // kept until the launch ends: an identity is not used twice
   std::deque<std::unique_ptr<Cluster>> clusters_;
   std::deque<std::unique_ptr<Block>> blocks_;
   std::deque<Thread*> yielded_;
@@ -234,6 +240,8 @@ void read_published(void* to, const Block& block, int64_t offset, int64_t bytes)
 void write_published(Block& block, int64_t offset, const void* from, int64_t bytes);
 void poison(Block& block, int64_t offset, int64_t bytes);
 void check_global(const void* p, int64_t bytes, const char* what);
+// Fails on earlier architectures.
+void require(int architecture, const char* what);
 // Fails unless `bytes` bytes at p are shared memory of a block that has not ended; returns it and the offset in it.
 struct Place {
   Block* block;

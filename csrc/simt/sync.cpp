@@ -84,7 +84,7 @@ void meet(const char* name, uint32_t mask, void* operands, const Completion& com
   for (auto& other : w.meetings) {
     if (other->mask == mask) m = other.get();
     if (other->arrived && (other->mask & mask) &&
-        (other->mask != mask || std::strcmp(other->name, name) != 0))
+        (other->mask != mask || (other->name != name && std::strcmp(other->name, name) != 0)))
       throw StateError(cat("lanes of a warp meet at ", other->name, " and at ", name));
   }
   if (!m) {
@@ -157,6 +157,7 @@ uint32_t ballot(bool predicate, uint32_t mask) {
 // A warp's registers count from its first setmaxnreg on; 64 K of 32 bits are there for all.
 void set_registers(int count) {
   const tsan::Ignore ignore;
+  require(90, "setmaxnreg");
   if (count < 24 || count > 256 || count % 8) fail("setmaxnreg takes 24 to 256 registers in steps of 8");
   int lane = engine().running().lane;
   meet("setmaxnreg", 0xffffffffu, &lane, nullptr);
@@ -222,6 +223,7 @@ Mbarrier& mbarrier_at(const void* p) {
 void mbarrier_init(void* barrier, int count) {
   tsan::write(barrier, 8);
   const tsan::Ignore ignore;
+  require(90, "an mbarrier that counts bytes");
   check_aligned(barrier, 8);
   if (count < 1 || count >= 1 << 20) fail("an mbarrier counts 1 to 2^20 - 1 arrivals");
   const Place place = locate(barrier, 8, "mbarrier");
