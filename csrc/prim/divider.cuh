@@ -17,7 +17,7 @@ struct Divider {
   int shift = -1;  // l - 1: the upper half of the product is taken first
 
   Divider() = default;
-  explicit Divider(int64_t d) : divisor(d) {
+  explicit Divider(int64_t d) : divisor(d) {  // 1 to 2^62
     while (int64_t(1) << (shift + 1) < d) ++shift;
     if (d > 1)
       multiplier =
