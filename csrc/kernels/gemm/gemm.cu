@@ -1,16 +1,11 @@
 #include "kernels/gemm/gemm.h"
 
-#include "kernels/gemm/mma.cuh"
+#include "kernels/gemm/matrix_launch.cuh"
 #include "kernels/gemm/planes.cuh"
 #include "kernels/gemm/simt.cuh"
 
 namespace lamina::LAMINA_DEVICE {
 namespace {
-
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// Launches take the tiles of larger products in turns.
-constexpr int64_t most_blocks = 1 << 24;
 
 // --- what to launch ------------------------------------------------------------------------------------------------
 
@@ -24,8 +19,6 @@ struct Candidate {
 
 using SmallTile = SimtTile<32, 64, 4, 4>;
 using LargeTile = SimtTile<128, 64, 8, 8>;
-
-constexpr int mma_large = 128, mma_small = 64, mma_k = 32;
 
 constexpr bool is_data_centre(int architecture) {
   return architecture == 80 || architecture == 90 || architecture == 100;
@@ -70,8 +63,13 @@ GemmTile choose_tile(const GemmProblem& p) {
   const bool copy_a = !is_short || !p.a_is_aligned, copy_b = !is_short || !p.b_is_aligned;
   const double core = core_rate(p.dtype, p.architecture);
   const double matrix = planes ? matrix_rate(p.architecture) / (planes * (planes + 1) / 2) : 0;
+  // Hopper's units by wgmma, 2048 per cycle; planes have the narrow tile only.
+  const double hopper =
+      planes && p.architecture == 90 && p.suits_tma ? 2048.0 / (planes * (planes + 1) / 2) : 0;
   // In 4 cycles of multiply-adds small SIMT tiles read 3 wavefronts of shared memory, large ones 1.
   const Candidate candidates[] = {
+      {GemmPath::wgmma, wgmma_m, wgmma_wide, wgmma_k, is_short ? 0.8 * hopper : 0, 300},
+      {GemmPath::wgmma, wgmma_m, wgmma_narrow, wgmma_k, 0.7 * hopper, 300},
       {GemmPath::mma, mma_large, mma_large, mma_k, 0.9 * matrix, 150},
       {GemmPath::mma, mma_small, mma_small, mma_k, 0.6 * matrix, 150},
       {GemmPath::simt, LargeTile::M, LargeTile::N, LargeTile::K, p.dtype == Dtype::float32 ? 0.8 * core : 0,
@@ -87,7 +85,7 @@ GemmTile choose_tile(const GemmProblem& p) {
     GemmTile t{.path = c.path, .mc = c.m, .nc = c.n};
     double bytes = ((M + N) * K * batch + output) * double(p.element_size), launches = 0;
     int64_t element_size = p.element_size;  // as the kernel reads it
-    if (c.path == GemmPath::mma) {
+    if (c.path != GemmPath::simt) {
       t.planes = planes;
       t.copy_a = copy_a;
       t.copy_b = copy_b;
@@ -145,45 +143,21 @@ void launch_simt(const Product& p, const Cut& cut, Compute<T>* partial) {
          p, cut, partial);
 }
 
-template <class T, class Tile>
-void launch_mma(const Product& p, const Cut& cut, const PlanesOf& planes, float* partial) {
-  launch("gemm_mma", gemm_mma_kernel<T, Tile>,
-         {.grid = {std::min(cut.blocks(), most_blocks)},
-          .block = {Tile::threads},
-          .shared = sizeof(MmaShared<Tile>)},
-         p, cut, planes, partial);
-}
-
-template <class From, class To, int Planes>
-void launch_pack(const PackArgs& p) {
+template <class From, class To>
+void launch_pack(const PackArgs& p, int planes) {
   const int64_t squares = p.batch.count * ceil_div(p.lines, pack_side) * ceil_div(p.pitch, pack_side);
-  launch("gemm_pack", gemm_pack_kernel<From, To, Planes>,
+  auto kernel = gemm_pack_kernel<From, To, 1>;
+  if constexpr (dtype_of<From> == Dtype::float32) {
+    if (planes == 2) kernel = gemm_pack_kernel<From, To, 2>;
+    if (planes == 3) kernel = gemm_pack_kernel<From, To, 3>;
+  }
+  launch("gemm_pack", kernel,
          {.grid = {std::min(squares, most_blocks)}, .block = {256}, .shared = sizeof(PackShared)}, p);
 }
 
 Operand transposed(Operand o) {
   std::swap(o.row_stride, o.column_stride);
   return o;
-}
-
-// The operands of the matrix units in aligned lines along K where they have no such form.
-template <class T, class Element, int Planes, class F>
-void with_packed(const Product& p, const GemmTile& t, F&& run) {
-  Packed a = packed_of(p.batch, p.a, p.M, p.K, Planes);
-  Packed b = packed_of(p.batch, transposed(p.b), p.N, p.K, Planes);
-  const DeviceScratch<Element> a_lines(t.copy_a ? a.size : 0), b_lines(t.copy_b ? b.size : 0);
-  Product packed = p;
-  if (t.copy_a) {
-    a.args.to = a.operand.data = a_lines.data();
-    launch_pack<T, Element, Planes>(a.args);
-    packed.a = a.operand;
-  }
-  if (t.copy_b) {
-    b.args.to = b.operand.data = b_lines.data();
-    launch_pack<T, Element, Planes>(b.args);
-    packed.b = transposed(b.operand);
-  }
-  run(packed, PlanesOf{p.a, p.b, a.plane_stride, b.plane_stride});
 }
 
 // True iff the operand can be copied in aligned chunks of 16 bytes along its lines or along K; sets which. Strides of
@@ -200,8 +174,12 @@ bool is_aligned_operand(const Product& p, const Operand& o, int64_t lines, int64
   return (k_stride == 1 && line_stride % chunk == 0) || (line_stride == 1 && k_stride % chunk == 0);
 }
 
-constexpr MmaShape large_shape = {.m = mma_large, .n = mma_large, .warp_m = 64, .warp_n = 64};
-constexpr MmaShape small_shape = {.m = mma_small, .n = mma_small, .warp_m = 32, .warp_n = 32};
+// True iff TMA can describe the operand: rows that do not overlap, strides below 2^40 bytes.
+bool suits_tma(int64_t K, int64_t lines, int64_t line_stride, int64_t k_stride) {
+  const int64_t inner = k_stride == 1 ? K : lines, outer = k_stride == 1 ? lines : K;
+  const int64_t pitch = k_stride == 1 ? line_stride : k_stride;
+  return outer == 1 || (pitch >= inner && pitch < int64_t(1) << 39);
+}
 
 template <class T>
 void gemm_typed(const GemmArgs& args) {
@@ -213,6 +191,11 @@ void gemm_typed(const GemmArgs& args) {
   bool a_is_k_major = true, b_is_k_major = true;
   const bool a_is_aligned = is_aligned_operand(p, p.a, p.M, p.a.row_stride, p.a.column_stride, &a_is_k_major);
   const bool b_is_aligned = is_aligned_operand(p, p.b, p.N, p.b.column_stride, p.b.row_stride, &b_is_k_major);
+  constexpr int64_t most = INT32_MAX / 4;  // of coordinates
+  const bool tma = p.batch.axes <= 1 && p.M < most && p.N < most && p.K > 0 && p.K < most &&
+                   ceil_div(p.M, wgmma_m) * ceil_div(p.N, wgmma_narrow) * batch < INT32_MAX / 64 &&
+                   (!a_is_aligned || suits_tma(p.K, p.M, p.a.row_stride, p.a.column_stride)) &&
+                   (!b_is_aligned || suits_tma(p.K, p.N, p.b.column_stride, p.b.row_stride));
   const GemmTile t = choose_tile({.M = p.M,
                                   .N = p.N,
                                   .K = p.K,
@@ -227,6 +210,7 @@ void gemm_typed(const GemmArgs& args) {
                                   .precision = args.precision,
                                   .a_is_aligned = a_is_aligned,
                                   .b_is_aligned = b_is_aligned,
+                                  .suits_tma = tma,
                                   .sm_count = device.sm_count,
                                   .architecture = device.architecture});
   const Cut cut = {.m = t.mc,
@@ -237,41 +221,31 @@ void gemm_typed(const GemmArgs& args) {
                    .splits = std::max(int64_t(1), ceil_div(p.K, t.kc)),
                    .batch = batch};
   const DeviceScratch<S> partial(cut.splits == 1 ? 0 : cut.splits * batch * p.M * p.N);
-  static_assert(LargeTile::M == mma_large);
-  const bool is_large = t.mc == mma_large;
   if (t.path == GemmPath::simt) {
+    const bool is_large = t.mc == LargeTile::M;
     if constexpr (dtype_of<T> == Dtype::float32)
       is_large ? launch_simt<T, LargeTile>(p, cut, partial) : launch_simt<T, SmallTile>(p, cut, partial);
     else
       launch_simt<T, SmallTile>(p, cut, partial);
-  } else if constexpr (sizeof(T) == 2) {
-    with_packed<T, T, 1>(p, t, [&](const Product& packed, const PlanesOf& planes) {
-      const auto run = [&]<bool A, bool B>() {
-        is_large ? launch_mma<T, MmaTile<T, large_shape, A, B>>(packed, cut, planes, partial)
-                 : launch_mma<T, MmaTile<T, small_shape, A, B>>(packed, cut, planes, partial);
-      };
-      const bool a = t.copy_a || a_is_k_major, b = t.copy_b || b_is_k_major;
-      if (a)
-        b ? run.template operator()<true, true>() : run.template operator()<true, false>();
-      else
-        b ? run.template operator()<false, true>() : run.template operator()<false, false>();
-    });
-  } else if constexpr (dtype_of<T> == Dtype::float32) {
-    const auto run = [&]<int Planes>() {
-      with_packed<T, bf16, Planes>(p, t, [&](const Product& packed, const PlanesOf& planes) {
-        // Two sets of sums leave registers for half as many per thread; three planes leave shared memory for two stages.
-        constexpr int stages = Planes == 3 ? 2 : 3;
-        constexpr MmaShape large = {
-            .m = mma_large, .n = mma_large, .warp_m = 64, .warp_n = 32, .planes = Planes, .stages = stages};
-        constexpr MmaShape small = {
-            .m = mma_small, .n = mma_small, .warp_m = 32, .warp_n = 32, .planes = Planes, .stages = stages};
-        is_large ? launch_mma<T, MmaTile<bf16, large, true, true>>(packed, cut, planes, partial)
-                 : launch_mma<T, MmaTile<bf16, small, true, true>>(packed, cut, planes, partial);
-      });
-    };
-    t.planes == 3   ? run.template operator()<3>()
-    : t.planes == 2 ? run.template operator()<2>()
-                    : run.template operator()<1>();
+  } else if constexpr (sizeof(S) == 4) {
+    using Element = std::conditional_t<sizeof(T) == 2, T, bf16>;
+    const PackedOperand a(p.batch, p.a, p.M, p.K, t.copy_a ? t.planes : 0);
+    const PackedOperand b(p.batch, transposed(p.b), p.N, p.K, t.copy_b ? t.planes : 0);
+    if (t.copy_a) launch_pack<T, Element>(a.args, t.planes);
+    if (t.copy_b) launch_pack<T, Element>(b.args, t.planes);
+    MatrixLaunch launch = {.p = p,
+                           .cut = cut,
+                           .exact = {p.a, p.b},
+                           .planes = t.planes,
+                           .a_plane_stride = a.plane_stride,
+                           .b_plane_stride = b.plane_stride,
+                           .a_is_k_major = t.copy_a || a_is_k_major,
+                           .b_is_k_major = t.copy_b || b_is_k_major,
+                           .dtype = dtype_of<T>,
+                           .partial = partial};
+    if (t.copy_a) launch.p.a = a.operand;
+    if (t.copy_b) launch.p.b = transposed(b.operand);
+    t.path == GemmPath::wgmma ? launch_wgmma(launch) : launch_mma(launch);
   }
   if (!partial.data()) return;
   const int64_t runs = batch * p.M * ceil_div(p.N, prim::vector_of<T>);

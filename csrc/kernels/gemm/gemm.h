@@ -32,6 +32,7 @@
 //   amx        bfloat16 on machines with AMX, from 16 rows and columns on: tile instructions (amx.h)
 //   simt       devices: register tiles per thread, slices of the operands in shared memory (simt.cuh)
 //   mma        devices, short types, and float32 as planes of bfloat16: matrix units by mma.sync (mma_loop.cuh)
+//   wgmma      the same on Hopper, for operands that TMA can copy (wgmma.cuh)
 // Products whose y is column-major, or has few columns and many rows, are computed transposed: y^T = B^T A^T.
 //
 // Sources: Goto and van de Geijn, "Anatomy of high-performance matrix multiplication" (2008), for the loops;
@@ -69,10 +70,10 @@ struct EpilogueBackwardArgs {
   bool saved_is_y = false;
 };
 
-enum class GemmPath : int32_t { packed, in_place, dots, rows, amx, simt, mma };
+enum class GemmPath : int32_t { packed, in_place, dots, rows, amx, simt, mma, wgmma };
 
 constexpr const char* name_of(GemmPath p) {
-  constexpr const char* names[] = {"packed", "in_place", "dots", "rows", "amx", "simt", "mma"};
+  constexpr const char* names[] = {"packed", "in_place", "dots", "rows", "amx", "simt", "mma", "wgmma"};
   return names[static_cast<int>(p)];
 }
 
@@ -87,6 +88,7 @@ struct GemmProblem {
   Dtype dtype = Dtype::float32;  // this and what follows: on devices
   Float32Precision precision = Float32Precision::highest;
   bool a_is_aligned = false, b_is_aligned = false;  // may be copied in 16 bytes along one axis
+  bool suits_tma = false;                           // but for the alignment of operands that may be copied
   int sm_count = 0, architecture = 0;
 };
 

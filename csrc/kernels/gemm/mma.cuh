@@ -5,19 +5,19 @@
 // would leave multiprocessors idle.
 #pragma once
 
+#include "kernels/gemm/matrix_launch.cuh"
 #include "kernels/gemm/mma_loop.cuh"
-#include "kernels/gemm/product.cuh"
 
 namespace lamina::LAMINA_DEVICE {
 
-// float32 operands that were cut into planes. A sum that is not finite is computed again from the operands themselves:
-// planes of infinities and NaN have products that plain multiplication has not, as inf * 0, and the planes of numbers
-// next to the largest overflow.
 struct PlanesOf {
-  Operand a{}, b{};  // the operands
-  int64_t a_plane_stride = 0, b_plane_stride = 0;
+  ExactOperands exact;
+  int64_t a_plane_stride, b_plane_stride;
 };
 
+// Before the epilogue of float32 operands that were cut into planes: a sum that is not finite is computed again from the
+// operands themselves. Planes of infinities have products that plain multiplication has not, as inf * 0, and those of
+// numbers next to the largest overflow.
 template <class E>
 struct FiniteOrExact {
   E epilogue;
@@ -36,6 +36,13 @@ struct FiniteOrExact {
     epilogue(i, j, v);
   }
 };
+
+LAMINA_PRIM FiniteOrExact<Epilogue<float>> finite_or_exact(const Product& p, const ExactOperands& exact,
+                                                           const BlockTile& tile,
+                                                           const Epilogue<float>& epilogue) {
+  return {epilogue, matrix_of<const float>(p.batch, exact.a, tile.index),
+          matrix_of<const float>(p.batch, exact.b, tile.index), tile.k_begin, tile.k_end};
+}
 
 // T: of y. p.a and p.b have elements of Tile::Element.
 template <class T, class Tile>
@@ -59,11 +66,8 @@ __global__ void __launch_bounds__(Tile::threads)
 
     const Epilogue<T> epilogue = epilogue_of<T>(p, cut, tile, partial);
     if constexpr (dtype_of<T> == Dtype::float32)
-      finish_fragments<T, Tile>(
-          shared, sums, tile.row, tile.column,
-          FiniteOrExact<Epilogue<T>>{epilogue, matrix_of<const float>(p.batch, planes.a, tile.index),
-                                     matrix_of<const float>(p.batch, planes.b, tile.index), tile.k_begin,
-                                     tile.k_end});
+      finish_fragments<T, Tile>(shared, sums, tile.row, tile.column,
+                                finite_or_exact(p, planes.exact, tile, epilogue));
     else
       finish_fragments<T, Tile>(shared, sums, tile.row, tile.column, epilogue);
   }

@@ -21,31 +21,40 @@ struct PackArgs {
   Batch batch;
 };
 
-// A packed operand: `operand` in the product, planes `plane_stride` elements apart, `size` elements of scratch.
-struct Packed {
+// Where the lines of an operand, (rows, columns) = (lines, K), go: `operand` takes its place in the product, with planes
+// `plane_stride` elements apart. Batch axes along which it is broadcast have one matrix. planes = 0: nowhere.
+struct PackedOperand {
   PackArgs args;
   Operand operand;
-  int64_t plane_stride, size;
-};
+  int64_t plane_stride;
+  DeviceScratch<uint16_t> scratch;
 
-// Where the lines of an operand go, as (rows, columns) = (lines, K). Batch axes along which it is broadcast have one.
-inline Packed packed_of(const Batch& batch, const Operand& from, int64_t lines, int64_t K, int planes) {
-  Packed p = {
-      .args = {.from = from, .to = nullptr, .lines = lines, .K = K, .pitch = (K + 7) / 8 * 8, .batch = batch},
-      .operand = {.row_stride = (K + 7) / 8 * 8, .column_stride = 1},
-      .plane_stride = 0,
-      .size = 0};
-  Batch& distinct = p.args.batch;
-  distinct.count = 1;
-  for (int axis = 0; axis < batch.axes; ++axis) {
-    if (from.batch_strides[axis] == 0) distinct.extents[axis] = 1;
-    p.operand.batch_strides[axis] = from.batch_strides[axis] == 0 ? 0 : distinct.count * lines * p.args.pitch;
-    distinct.count *= distinct.extents[axis];
+  PackedOperand(const Batch& batch, const Operand& from, int64_t lines, int64_t K, int planes)
+      : args{.from = from,
+             .to = nullptr,
+             .lines = lines,
+             .K = K,
+             .pitch = (K + 7) / 8 * 8,
+             .batch = distinct(batch, from)},
+        plane_stride(args.batch.count * lines * args.pitch),
+        scratch(planes * plane_stride) {
+    args.to = operand.data = scratch.data();
+    operand.row_stride = args.pitch;
+    operand.column_stride = 1;
+    int64_t stride = lines * args.pitch;
+    for (int axis = 0; axis < batch.axes; stride *= args.batch.extents[axis++])
+      operand.batch_strides[axis] = from.batch_strides[axis] == 0 ? 0 : stride;
   }
-  p.plane_stride = distinct.count * lines * p.args.pitch;
-  p.size = planes * p.plane_stride;
-  return p;
-}
+
+  static Batch distinct(Batch batch, const Operand& from) {
+    batch.count = 1;
+    for (int axis = 0; axis < batch.axes; ++axis) {
+      if (from.batch_strides[axis] == 0) batch.extents[axis] = 1;
+      batch.count *= batch.extents[axis];
+    }
+    return batch;
+  }
+};
 
 inline constexpr int pack_side = 64;
 struct PackShared {
