@@ -54,6 +54,7 @@ Conv2dArgs arguments(const Attrs& attrs, const View& x, const View& weight, cons
     args.dilation[d] = dilation[d];
   }
   args.groups = attrs.integer("groups");
+  args.precision = float32_precision;
   return args;
 }
 

@@ -119,6 +119,12 @@ case = Case(
         Sample("many taps, dilated", Arr(1, 2, 21, 24), Arr(3, 2, 9, 11), dilation=2).no_gradient(),
         Sample("channels-last weight", Arr(1, 8, 4, 4), Arr(9, 8, 3, 3, layout="channels_last"), padding=1),
         Sample("channels-last x", Arr(2, 20, 4, 4, layout="channels_last"), Arr(9, 20, 3, 3), padding=1),
+        Sample("many channels", Arr(2, 40, 7, 8), Arr(72, 40, 3, 3), Arr(72), padding=1),
+        Sample(
+            "many channels, stride 2, none a multiple of 8", Arr(2, 70, 9, 8), Arr(68, 70, 3, 3), stride=2, padding=1
+        ),
+        Sample("many channels, groups", Arr(1, 96, 12, 12), Arr(80, 48, 3, 3), padding=1, groups=2).no_gradient(),
+        Sample("many pixels", Arr(1, 32, 32, 32), Arr(128, 32, 3, 3), Arr(128), padding=1).no_gradient(),
         Sample("no images", Arr(0, 3, 4, 4), Arr(5, 3, 3, 3), Arr(5)),
         Sample("no channels", Arr(2, 0, 4, 4), Arr(5, 0, 3, 3), Arr(5)),
         Sample("no filters", Arr(2, 3, 4, 4), Arr(0, 3, 3, 3)),

@@ -2,14 +2,13 @@
 #include "kernels/conv2d/conv2d.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "kernels/conv2d/depthwise.cuh"
 #include "kernels/conv2d/simt.cuh"
 
 namespace lamina::LAMINA_DEVICE {
 namespace {
-
-constexpr int64_t most_blocks = 1 << 24;  // launches take more tiles in turns
 
 using SmallTile = SimtTile<32, 64, 4, 4>;
 using LargeTile = SimtTile<128, 64, 8, 8>;
@@ -42,6 +41,89 @@ void with_pack(const Conv2dArgs& a, F f) {
     f(std::integral_constant<int, V>{});
   else
     f(std::integral_constant<int, 1>{});
+}
+
+// --- What to launch ----------------------------------------------------------------------------------------------
+
+// Sums of a convolution as `count` products of M x N sums over K.
+struct ConvProblem {
+  Dtype dtype;
+  int planes;  // that the matrix units need; 0: they are not exact enough
+  double M, N, K,
+      depth;  // depth: channels of what is loaded in chunks of eight, as part of K or, over pixels, of N
+  double count;
+  double copies, bytes;  // that bring operands into chunks for the matrix units: launches and what they move
+  bool splits_k;
+};
+
+// A kernel that choose_tile may pick. `rate`: multiply-adds per cycle that it keeps up on one multiprocessor.
+// `slice_cycles`: what a step of `k` along K takes at least, by the latency of what it waits for.
+struct ConvTile {
+  bool is_mma, is_large;
+  double m, n, k, rate, slice_cycles;
+  double cycles = 0;  // estimate
+};
+
+// Multiply-adds per cycle of a multiprocessor, as kernels/gemm measures them by: its matrix units with float32 sums as
+// mma.sync gets them, and its ordinary cores.
+double matrix_rate(int architecture) {
+  const bool is_data_centre = architecture == 80 || architecture == 90 || architecture == 100;
+  return !is_data_centre ? 256 : architecture == 90 ? 1290 : 1024;
+}
+double core_rate(int architecture) { return architecture == 80 ? 64 : 128; }
+
+ConvTile choose_tile(const ConvProblem& p) {
+  constexpr double dram = 20;             // bytes per cycle and multiprocessor, of H200 and similar
+  constexpr double launch_cycles = 3000;  // what a further launch costs
+  constexpr double block_cycles = 1500;   // from its start to its first product, and its epilogue
+  const DeviceProperties& device = device_properties();
+  const double core = core_rate(device.architecture), sm_count = device.sm_count;
+  const double matrix = p.planes ? matrix_rate(device.architecture) / (p.planes * (p.planes + 1) / 2) : 0;
+  const double core_large = p.dtype == Dtype::float32 ? 0.8 * core : 0;
+  const ConvTile tiles[] = {
+      {true, true, 128, 128, 32, 0.9 * matrix, 150},
+      {true, false, 64, 64, 32, 0.6 * matrix, 150},
+      {false, true, LargeTile::M, LargeTile::N, LargeTile::K, core_large, 300},
+      {false, false, SmallTile::M, SmallTile::N, SmallTile::K, 0.5 * core, 300},
+  };
+  ConvTile best = {};
+  for (ConvTile t : tiles) {
+    if (t.rate == 0) continue;
+    const double padding = t.is_mma ? std::ceil(p.depth / 8) * 8 / p.depth : 1;
+    const double blocks = std::ceil(p.M / t.m) * std::ceil(p.N * (p.splits_k ? padding : 1) / t.n) * p.count;
+    const double splits =
+        p.splits_k ? std::max(1.0, std::min(std::ceil(2 * sm_count / blocks), p.K / 512)) : 1;
+    const double slices = std::ceil(p.K * (p.splits_k ? 1 : padding) / splits / t.k);
+    const double slice = std::max(t.slice_cycles, t.m * t.n * t.k / t.rate);
+    t.cycles = std::ceil(blocks * splits / sm_count) * (slices * slice + block_cycles);
+    if (t.is_mma) t.cycles += p.copies * launch_cycles + p.bytes / dram / sm_count;
+    if (best.cycles == 0 || t.cycles < best.cycles) best = t;
+  }
+  return best;
+}
+
+template <class T>
+int planes_of(const Conv2dArgs& a) {
+  if (dtype_of<T> == Dtype::float64 || a.x.size() == 0 || a.y.size() == 0) return 0;
+  if (dtype_of<T> != Dtype::float32) return 1;
+  switch (a.precision) {
+    case Float32Precision::highest:
+      return 3;
+    case Float32Precision::ieee:
+      return 0;
+    case Float32Precision::high:
+      return 2;
+    case Float32Precision::medium:
+      return 1;
+  }
+  return 0;
+}
+
+template <class T>
+void add_copy(ConvProblem& p, const View& v, bool is_chunked) {
+  if (is_chunked) return;
+  p.copies += 1;
+  p.bytes += double(v.size()) * double(sizeof(T) + 2 * sizeof(bf16) * size_t(p.planes));
 }
 
 // --- Forward, and backward to the input: sums over taps ----------------------------------------------------------
@@ -85,7 +167,7 @@ void launch_tap_sum(const char* name, const TapSum& p) {
          {.grid = {std::min(p.blocks(), most_blocks)},
           .block = {Tile::threads},
           .shared = sizeof(TapSumShared<T, Tile>)},
-         p);
+         p, prim::Divider(larger(1, p.depth)));
 }
 
 template <class T>
@@ -93,49 +175,34 @@ void sum_over_taps(const char* name, const Conv2dArgs& a, bool is_backward) {
   if ((is_backward ? a.x : a.y).size() == 0) return;
   check_extents(a);
   if (is_depthwise(a)) return depthwise_sum<T>(name, TapSum(a, is_backward, 1, 1));
-  const TapSum large(a, is_backward, LargeTile::M, LargeTile::N);
-  if constexpr (sizeof(Compute<T>) == 4)  // the sums of a large tile in float64 do not fit the registers
-    if (large.blocks() >= device_properties().sm_count) return launch_tap_sum<T, LargeTile>(name, large);
-  launch_tap_sum<T, SmallTile>(name, TapSum(a, is_backward, SmallTile::M, SmallTile::N));
+  const TapSum small(a, is_backward, SmallTile::M, SmallTile::N);
+  const int planes = planes_of<T>(a);
+  const View &source = small.source(), &result = small.result();
+  const double pixels = double(result.shape[0] * result.shape[2] * result.shape[3]),
+               phases = double(small.phases);
+  const double taps = double(a.weight.shape[2] * a.weight.shape[3]) / phases, depth = double(small.depth);
+  ConvProblem problem = {.dtype = dtype_of<T>,
+                         .planes = planes,
+                         .M = pixels / phases,
+                         .N = double(small.columns),
+                         .K = taps * depth,
+                         .depth = std::max(1.0, depth),
+                         .count = phases * double(a.groups),
+                         .copies = 0,
+                         .bytes = 0,
+                         .splits_k = false};
+  add_copy<T>(problem, source, is_chunked_pixels<T>(source, a.groups));
+  add_copy<T>(problem, a.weight, !is_backward && is_chunked_weight<T>(a.weight));
+  const ConvTile tile = choose_tile(problem);
+  if constexpr (dtype_of<T> != Dtype::float64)
+    if (tile.is_mma) return sum_over_taps_by_mma<T>(name, a, is_backward, planes, tile.is_large);
+  if constexpr (dtype_of<T> == Dtype::float32)
+    if (tile.is_large)
+      return launch_tap_sum<T, LargeTile>(name, TapSum(a, is_backward, LargeTile::M, LargeTile::N));
+  launch_tap_sum<T, SmallTile>(name, small);
 }
 
 // --- Backward to weight and bias: sums over pixels ---------------------------------------------------------------
-
-constexpr int sum_threads = 256;
-
-// Element (o, r, s, c) of weight, or element o of bias with one tap and one channel, from `parts` partial sums.
-template <class T>
-__global__ void __launch_bounds__(sum_threads)
-    add_parts_kernel(const Compute<T>* partial, int64_t parts, int64_t size, View to, int64_t taps_w,
-                     int64_t depth) {
-  const int64_t columns = to.ndim == 1 ? 1 : to.shape[2] * taps_w * depth;
-  for (int64_t i = int64_t(blockIdx.x) * sum_threads + threadIdx.x; i < size;
-       i += int64_t(gridDim.x) * sum_threads) {
-    Compute<T> sum = 0;
-    for (int64_t part = 0; part < parts; ++part) sum += partial[part * size + i];
-    const int64_t o = i / columns, tap = (i - o * columns) / depth, r = tap / taps_w;
-    const int64_t c = i - o * columns - tap * depth, s = tap - r * taps_w;
-    to.as<T>()[o * to.strides[0] + c * to.strides[1] + r * to.strides[2] + s * to.strides[3]] =
-        prim::narrow<T>(sum);
-  }
-}
-
-template <class T>
-void add_parts(const Compute<T>* partial, int64_t parts, int64_t size, const View& to) {
-  const bool is_bias = to.ndim == 1;
-  launch("conv2d_add_parts", add_parts_kernel<T>,
-         {.grid = {std::min(ceil_div(size, sum_threads), most_blocks)}, .block = {sum_threads}}, partial,
-         parts, size, to, is_bias ? 1 : to.shape[3], is_bias ? 1 : to.shape[1]);
-}
-
-// As many ranges of pixels as give every multiprocessor two blocks, each of 512 pixels or more, with partial sums of
-// 128 MiB at most.
-template <class T>
-int64_t split_count(const PixelSum& p) {
-  const int64_t wanted = ceil_div(2 * device_properties().sm_count, p.blocks());
-  const int64_t affordable = (128 << 20) / (p.size() * int64_t(sizeof(Compute<T>)));
-  return larger(1, std::min({wanted, affordable, p.pixels / 512}));
-}
 
 template <class T, class Tile>
 void launch_pixel_sum(PixelSum p) {
@@ -146,7 +213,7 @@ void launch_pixel_sum(PixelSum p) {
           .block = {Tile::threads},
           .shared = sizeof(SimtShared<T, Tile>)},
          p, partial.data());
-  add_parts<T>(partial, p.splits, p.size(), p.a.weight);
+  add_parts<T>(p, partial.data());
 }
 
 template <class T>
@@ -166,7 +233,7 @@ void depthwise_gradient(PixelSum p) {
             .block = block,
             .shared = sizeof(Shared)},
            p, partial.data());
-    add_parts<T>(partial, p.splits, p.size(), p.a.weight);
+    add_parts<T>(p, partial.data());
   });
 }
 
@@ -174,13 +241,27 @@ template <class T>
 void sum_over_pixels(const Conv2dArgs& a) {
   if (a.weight.size() == 0) return;
   check_extents(a);
-  if (is_depthwise(a)) return depthwise_gradient<T>(PixelSum(a, 1, 1));
-  const PixelSum large(a, LargeTile::M, LargeTile::N);
-  if constexpr (sizeof(Compute<T>) == 4)
-    if (large.filters > SmallTile::M &&
-        large.blocks() * split_count<T>(large) >= device_properties().sm_count)
-      return launch_pixel_sum<T, LargeTile>(large);
-  launch_pixel_sum<T, SmallTile>(PixelSum(a, SmallTile::M, SmallTile::N));
+  if (is_depthwise(a)) return depthwise_gradient<T>(PixelSum(a, 1, 1, 1));
+  const PixelSum small(a, a.weight.shape[1], SmallTile::M, SmallTile::N);
+  const int planes = planes_of<T>(a);
+  ConvProblem problem = {.dtype = dtype_of<T>,
+                         .planes = planes,
+                         .M = double(small.filters),
+                         .N = double(small.columns),
+                         .K = double(small.pixels),
+                         .depth = double(small.depth),
+                         .count = double(a.groups),
+                         .copies = 0,
+                         .bytes = 0,
+                         .splits_k = true};
+  for (const View* v : {&a.x, &a.y}) add_copy<T>(problem, *v, is_chunked_pixels<T>(*v, a.groups));
+  const ConvTile tile = choose_tile(problem);
+  if constexpr (dtype_of<T> != Dtype::float64)
+    if (tile.is_mma) return sum_over_pixels_by_mma<T>(a, planes, tile.is_large);
+  if constexpr (dtype_of<T> == Dtype::float32)
+    if (tile.is_large)
+      return launch_pixel_sum<T, LargeTile>(PixelSum(a, a.weight.shape[1], LargeTile::M, LargeTile::N));
+  launch_pixel_sum<T, SmallTile>(small);
 }
 
 template <class S>
@@ -219,14 +300,16 @@ void sum_pixels(const Conv2dArgs& a) {
           .block = block,
           .shared = sizeof(BiasShared<Compute<T>>)},
          a.y.as<const T>(), pixels, channels, ceil_div(pixels, parts), partial.data());
-  add_parts<T>(partial, parts, channels, a.bias);
+  add_parts<T>({partial.data(), parts, channels, 1, 1, 1, 1}, a.bias);
 }
 
 // --- Entries -----------------------------------------------------------------------------------------------------
 
 // Scratch memory is the kernels' own: nothing is asked of the caller.
 Conv2dPlan choose_algorithm(ConvPass, const Conv2dArgs& a) {
-  return {.algorithm = ConvAlgorithm::implicit_gemm};
+  Conv2dPlan plan = {};
+  plan.algorithm = is_depthwise(a) ? ConvAlgorithm::depthwise : ConvAlgorithm::implicit_gemm;
+  return plan;
 }
 
 void forward(const Conv2dArgs& a) {

@@ -34,6 +34,7 @@
 #pragma once
 
 #include "base/kernel_table.h"
+#include "base/precision.h"
 #include "base/view.h"
 
 namespace lamina {
@@ -52,6 +53,7 @@ struct Conv2dArgs {
   int64_t stride[2] = {1, 1}, padding[2] = {0, 0}, dilation[2] = {1, 1};
   int64_t groups = 1;
   void* workspace = nullptr;
+  Float32Precision precision = Float32Precision::highest;  // on devices
 };
 
 // What a kernel will do for a problem. Workspace regions are offsets in elements of the compute type.

@@ -9,7 +9,7 @@
 // The weights come as (R, S, C) in compute precision: a pass over them that is small beside the pixels.
 #pragma once
 
-#include "kernels/conv2d/simt.cuh"
+#include "kernels/conv2d/implicit.cuh"
 
 namespace lamina::LAMINA_DEVICE {
 
