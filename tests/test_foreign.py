@@ -57,6 +57,9 @@ def test_torch_tensors_come_back_as_torch_tensors(rng):
     short = F.relu(x.to(torch.bfloat16).requires_grad_())
     assert short.dtype == torch.bfloat16
     torch.testing.assert_close(short, torch.relu(x.to(torch.bfloat16)))
+    x.requires_grad_()
+    F.softmax(x, dim=-1)[:, 0].sum().backward()
+    torch.testing.assert_close(x.grad, torch.autograd.grad(torch.softmax(x, -1)[:, 0].sum(), x)[0])
 
 
 @needs_torch

@@ -18,7 +18,9 @@ FUNCTIONS = {
     for name, function in vars(lamina.functional).items()
     if inspect.isfunction(function) and function.__module__ == "lamina.functional" and name[0] != "_"
 }
-MODULES = [m.name for m in pkgutil.walk_packages(lamina.__path__, "lamina.") if "._" not in m.name]
+MODULES = [
+    m.name for m in pkgutil.walk_packages(lamina.__path__, "lamina.") if "._" not in m.name and "torch" not in m.name
+]
 NAMESPACE = {"lamina": lamina, "np": np, "nn": lamina.nn, "optim": lamina.optim, "F": lamina.functional}
 
 

@@ -181,16 +181,29 @@ py::list infer_exchanged(const std::string& name, const py::list& operands, cons
   return result;
 }
 
-// The gradients of the inputs that `needs` names, in the order of the inputs; None: there is none.
+// The gradients of the inputs that `needs` names, in the order of the inputs; None: there is none. An operand whose data
+// the vjp does not read may be one element seen as many: `strides` holds the true ones, of all inputs, then outputs.
 py::list vjp_exchanged(const std::string& name, const py::list& inputs, const py::list& outputs,
-                       const py::list& dys, const std::vector<bool>& needs, const py::tuple& attributes) {
+                       const py::list& dys, const std::vector<bool>& needs,
+                       const std::vector<int64_t>& strides, const py::tuple& attributes) {
   const Op& op = find_op(name);
   const auto arrays = [&](const py::list& list) {
     std::vector<Array> result;
     for (py::handle o : list) result.push_back(operand_of(op, o.ptr()));
     return result;
   };
-  const std::vector<Array> in = arrays(inputs), out = arrays(outputs), dy = arrays(dys);
+  std::vector<Array> in = arrays(inputs), out = arrays(outputs);
+  const std::vector<Array> dy = arrays(dys);
+  auto stride = strides.begin();
+  for (std::vector<Array>* group : {&in, &out})
+    for (Array& x : *group) {
+      if (!x) continue;
+      View v = x.view();
+      check(strides.end() - stride >= v.ndim, op.name(), strides.size(), " strides; expected one per axis");
+      std::copy_n(stride, v.ndim, v.strides);
+      stride += v.ndim;
+      x = x.with_view(v);
+    }
   std::vector<PyObject*> raw;
   for (py::handle a : attributes) raw.push_back(a.ptr());
   const Attrs attrs = attrs_of(op, raw.data(), raw.size());

@@ -1,8 +1,9 @@
 """Arrays of other libraries as operands: NumPy, CuPy, PyTorch and JAX go in, and the same kind comes out.
 
 An op that meets an operand which is no Tensor asks :func:`call`. Operands are taken over without a copy, through
-DLPack; CuPy's and PyTorch's on a GPU are used on the stream that is current in their library. None of the libraries is
-imported here: an array of theirs proves that it is loaded.
+DLPack; CuPy's and PyTorch's on a GPU are used on the stream that is current in their library. PyTorch tensors go through
+``lamina.torch``, so that gradients reach them. None of the libraries is imported here: an array of theirs proves that it
+is loaded.
 """
 
 from __future__ import annotations
@@ -49,8 +50,19 @@ def call(op: Callable[..., Any], name: str, args: tuple[Any, ...], written: tupl
             f"{name}: an operand is a {strangers[0] if strangers else '?'}; expected a lamina.Tensor "
             "(lamina.tensor(data) makes one) or an array of NumPy, CuPy, PyTorch or JAX"
         )
+    if kind == "torch" and (torch_op := _torch_op(name)):
+        return torch_op(*args)
     with _on_stream_of(str(kind), args):
         return _give(str(kind), op(*(_take(a) for a in args)))
+
+
+def _torch_op(name: str) -> Callable[..., Any] | None:
+    """The op that records PyTorch's gradients; None where this PyTorch is too old, or the op is not among them."""
+    try:
+        from lamina.torch import functional
+    except ImportError:
+        return None
+    return getattr(functional._C, name, None)
 
 
 def _operands(args: tuple[Any, ...], written: tuple[bool, ...]) -> list[Any]:

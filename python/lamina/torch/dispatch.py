@@ -1,0 +1,225 @@
+"""How an op on PyTorch tensors finds its kernel and its gradient: four ways, by cost and by what they allow.
+
+* no gradient wanted: the kernel, called directly;
+* a gradient wanted: an autograd function that keeps what the vjp reads and nothing else;
+* inside ``torch.func``: an autograd function with a separate ``setup_context``, which it needs, and which costs 11 µs;
+* inside ``torch.compile``: the registered op, whose registered gradient the compiler sees.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from lamina import _C, functional, random
+from lamina.torch.ops import LEFT_OUT, LIBRARY, NAMES, RECORDS, attributes_of
+
+_is_functorch_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+
+def dispatcher(name: str) -> Callable[..., Any]:
+    """The op as Lamina's functions call it: inputs, then attributes, all positional."""
+    record = RECORDS[name]
+    specs = record["inputs"]
+    n_inputs = len(specs)
+    is_variadic = specs[-1]["variadic"]
+    op = getattr(torch.ops.lamina, name)
+    promotes = record["promotes"]
+    if not record["differentiable"]:
+
+        def plain(*args: Any) -> Any:
+            inputs = _operands(args[:n_inputs], n_inputs, promotes)
+            return op(*(_detached(x) for x in inputs), *_attributes(name, args[n_inputs:]))
+
+        return plain
+
+    eager, traced = _autograd_functions(name)
+    is_registered = has_registered_gradient(name)
+
+    def dispatch(*args: Any) -> Any:
+        inputs, attrs = _operands(args[:n_inputs], n_inputs, promotes), args[n_inputs:]
+        flat = tuple(inputs[-1]) if is_variadic else inputs
+        if is_registered and torch.compiler.is_compiling():
+            return op(*inputs, *_attributes(name, attrs), torch.is_grad_enabled())
+        if _is_functorch_active():
+            return traced.apply(len(flat), *flat, *attrs)
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in flat):
+            return eager.apply(len(flat), *flat, *attrs)
+        return _call_directly(name, inputs, attrs)
+
+    return dispatch
+
+
+def _detached(x: Any) -> Any:
+    return x.detach() if isinstance(x, torch.Tensor) else x
+
+
+def _call_directly(name: str, inputs: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+    # Looked up here: the compiler cannot guard the function as a variable of `dispatch`.
+    return getattr(_C.exchanged, name)(*inputs, *attributes_of(name, attrs))
+
+
+def _operands(given: tuple[Any, ...], n: int, promotes: str) -> tuple[Any, ...]:
+    """All inputs of an op: missing ones as None, numbers and states as tensors, all of one dtype where they meet."""
+    inputs = [torch.from_dlpack(a) if isinstance(a, _C.Tensor) else a for a in given] + [None] * (n - len(given))
+    if promotes == "none":
+        return tuple(inputs)
+    first = 1 if promotes == "common after the first" else 0
+    tensors = [a for a in inputs[first:] if isinstance(a, torch.Tensor)]
+    if not tensors:
+        raise TypeError(f"expected a torch.Tensor among the operands, not {', '.join(type(a).__name__ for a in given)}")
+    dtype = tensors[0].dtype
+    for a in inputs[first:]:
+        dtype = torch.promote_types(dtype, a.dtype) if isinstance(a, torch.Tensor) else _with_number(dtype, a)
+    if promotes == "floating" and not dtype.is_floating_point:
+        dtype = torch.float32
+    for i in range(first, n):
+        if not isinstance(inputs[i], torch.Tensor):
+            inputs[i] = torch.tensor(inputs[i], dtype=dtype, device=tensors[0].device)
+        elif inputs[i].dtype != dtype:
+            inputs[i] = inputs[i].to(dtype)
+    return tuple(inputs)
+
+
+def _with_number(dtype: torch.dtype, number: Any) -> torch.dtype:
+    """A Python number takes the dtype of the tensors, but for a float among integers."""
+    return torch.float32 if isinstance(number, float) and not dtype.is_floating_point else dtype
+
+
+def _attributes(name: str, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """All attributes as PyTorch's schema takes them: defaults filled in, dtypes PyTorch's, lists for integers."""
+    specs = RECORDS[name]["attrs"]
+    return tuple(
+        _attribute(a, v) for a, v in zip(specs, (*given, *(a["default"] for a in specs[len(given) :])), strict=True)
+    )
+
+
+def _attribute(spec: dict[str, Any], value: Any) -> Any:
+    if spec["type"] == "dtype" and value is not None:
+        return value if isinstance(value, torch.dtype) else getattr(torch, _C.dtype_of(value).name)
+    if spec["type"] == "ints" and isinstance(value, int):
+        return [value] * max(1, spec["count"])
+    return value
+
+
+def _autograd_functions(name: str) -> tuple[Any, Any]:
+    """The two autograd functions of an op, called with the number of operands, the operands, and the attributes."""
+    is_variadic = RECORDS[name]["inputs"][-1]["variadic"]
+    op = getattr(torch.ops.lamina, name)
+
+    def forward(n: int, *args: Any) -> Any:
+        inputs = [list(args[:n])] if is_variadic else args[:n]
+        return op(*inputs, *_attributes(name, args[n:]), True)
+
+    def eager_forward(ctx: Any, n: int, *args: Any) -> Any:
+        result = forward(n, *args)
+        _save(name, ctx, args[:n], args[n:], result)
+        return result
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        n = inputs[0]
+        _save(name, ctx, inputs[1 : 1 + n], inputs[1 + n :], output)
+
+    def backward(ctx: Any, *dys: Any) -> Any:
+        needs = ctx.needs_input_grad[1 : 1 + ctx.n]
+        return (None, *_gradients(name, ctx, dys, needs), *([None] * len(ctx.attrs)))
+
+    eager = type(f"{name}_eager", (torch.autograd.Function,), {
+        "forward": staticmethod(eager_forward), "backward": staticmethod(backward),
+    })  # fmt: skip
+    traced = type(f"{name}_traced", (torch.autograd.Function,), {
+        "forward": staticmethod(forward), "setup_context": staticmethod(setup_context),
+        "backward": staticmethod(backward), "generate_vmap_rule": True,
+    })  # fmt: skip
+    return eager, traced
+
+
+def has_registered_gradient(name: str) -> bool:
+    """PyTorch registers gradients of ops that write none of their operands; dropout and batch_norm update a state."""
+    return RECORDS[name]["differentiable"] and not any(i["written"] for i in RECORDS[name]["inputs"])
+
+
+def register_gradient(name: str) -> None:
+    """The gradient of the registered op itself."""
+    record = RECORDS[name]
+    n_inputs, n_attrs = len(record["inputs"]), len(record["attrs"])
+    is_variadic = record["inputs"][-1]["variadic"]
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        if inputs[n_inputs + n_attrs :] != (True,):
+            raise RuntimeError(f"{name}: a bare op keeps nothing for backward; call lamina.torch.functional.{name}")
+        operands = tuple(inputs[0]) if is_variadic else inputs[:n_inputs]
+        _save(name, ctx, operands, inputs[n_inputs : n_inputs + n_attrs], output)
+
+    def backward(ctx: Any, *dys: Any) -> Any:
+        needs = ctx.needs_input_grad[0] if is_variadic else ctx.needs_input_grad[:n_inputs]
+        needs = [needs] * ctx.n if isinstance(needs, bool) else needs
+        gradients = _gradients(name, ctx, dys, needs)
+        return (*([gradients] if is_variadic else gradients), *([None] * (n_attrs + 1)))
+
+    torch.library.register_autograd(f"lamina::{name}", backward, setup_context=setup_context, lib=LIBRARY)
+
+
+def _save(name: str, ctx: Any, inputs: tuple[Any, ...], attrs: tuple[Any, ...], result: Any) -> None:
+    outputs = result if isinstance(result, tuple) else (result,)
+    ctx.set_materialize_grads(False)
+    if hasattr(ctx, "mark_non_differentiable"):
+        ctx.mark_non_differentiable(*(y for y in outputs if not y.is_floating_point()))
+    # Of an operand whose values the vjp does not read, its shape and strides stay: one element, seen as all of them.
+    operands = (*inputs, *outputs)
+    masks = [RECORDS[name]["kept_inputs"] >> min(i, 31) & 1 for i in range(len(inputs))]
+    masks += [RECORDS[name]["kept_outputs"] >> min(i, 31) & 1 for i in range(len(outputs))]
+    ctx.save_for_backward(*(_kept(x, is_read) for x, is_read in zip(operands, masks, strict=True)))
+    ctx.strides = [stride for x in operands if x is not None for stride in x.stride()]
+    ctx.n, ctx.attrs = len(inputs), tuple(list(a) if isinstance(a, list) else a for a in attrs)  # callers reuse lists
+
+
+def _gradients(name: str, ctx: Any, dys: tuple[Any, ...], needs: Any) -> list[torch.Tensor | None]:
+    """One per operand; None where none is needed."""
+    saved, flags = ctx.saved_tensors, [bool(need) for need in needs]
+    vjp = getattr(torch.ops.lamina, f"{name}_vjp")
+    inputs, outputs = list(saved[: ctx.n]), list(saved[ctx.n :])
+    found = iter(vjp(inputs, outputs, list(dys), flags, ctx.strides, *_attributes(name, ctx.attrs)))
+    return [next(found) if need else None for need in flags]
+
+
+def _kept(x: torch.Tensor | None, is_read: int) -> torch.Tensor | None:
+    return x if x is None or is_read else x.new_empty(()).expand(x.shape)
+
+
+for _name in NAMES:
+    if has_registered_gradient(_name):
+        register_gradient(_name)
+
+
+def _state_of(generator: Any, device: Any = None) -> torch.Tensor:
+    """The state of Lamina's generator as PyTorch sees it, in the same memory."""
+    where = torch.device(device or "cpu")
+    return torch.from_dlpack(random.state_of(generator, "cpu" if where.type == "cpu" else f"cuda:{where.index or 0}"))
+
+
+def rebind_functions(module: dict[str, Any]) -> list[str]:
+    """Makes `module` a copy of ``lamina.functional`` that calls the ops registered here; gives the public names.
+
+    The copies have `module` as their globals: the compiler looks a function's globals up by its module.
+    """
+    originals = {
+        name: function
+        for name, function in vars(functional).items()
+        if inspect.isfunction(function) and function.__module__ == functional.__name__
+    }
+    module.update({name: value for name, value in vars(functional).items() if not name.startswith("__")})
+    module["_C"] = types.SimpleNamespace(
+        **{name: dispatcher(name) for name in NAMES}, dtype_of=_C.dtype_of, is_recording=_C.is_recording
+    )
+    module["random"] = types.SimpleNamespace(state_of=_state_of)
+    for name, function in originals.items():
+        copy = types.FunctionType(function.__code__, module, name, function.__defaults__, function.__closure__)
+        copy.__kwdefaults__, copy.__doc__ = function.__kwdefaults__, function.__doc__
+        copy.__annotations__, copy.__module__ = function.__annotations__, module["__name__"]
+        module[name] = copy
+    return [name for name in originals if name[0] != "_" and name not in LEFT_OUT]

@@ -1,0 +1,146 @@
+"""Registration: ``torch.ops.lamina.*`` from Lamina's records."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from lamina import _C
+
+if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
+    raise ImportError(f"lamina.torch: PyTorch {torch.__version__} has no DLPack exchange API; expected 2.10 or newer")
+_C.use_exchange_api(torch.Tensor.__dlpack_c_exchange_api__)
+
+RECORDS: dict[str, dict[str, Any]] = _C.schemas()
+# What PyTorch has itself and would not gain: ops without operands, moves between devices, and whole optimizers.
+LEFT_OUT = {"full", "progression", "to_device", "adam_", "sgd_", "clip_grad_norm_", "clip_factor", "copy_", "clone"}
+NAMES = [name for name in RECORDS if name not in LEFT_OUT]
+LIBRARY = torch.library.Library("lamina", "DEF")  # ops live as long as this object
+
+_TYPES = {"int": "int", "float": "float", "bool": "bool", "str": "str", "dtype": "ScalarType", "ints": "int[]"}
+
+
+def _literal(attr: dict[str, Any]) -> str:
+    """The default of an attribute as a PyTorch schema writes it."""
+    value = attr["default"]
+    if attr["type"] == "str":
+        return f'"{value}"'
+    return str(list(value)) if isinstance(value, tuple) else str(value)
+
+
+def _attribute(attr: dict[str, Any]) -> str:
+    kind = f"int[{attr['count']}]" if attr["count"] else _TYPES[attr["type"]]
+    if attr["type"] == "dtype" or attr["default"] in (math.inf, -math.inf):  # no literals of a schema: filled in later
+        return f"{kind}? {attr['name']}=None"
+    return f"{kind}{'?' if attr['optional'] else ''} {attr['name']}={_literal(attr)}"
+
+
+def schema_of(name: str) -> str:
+    """The record in PyTorch's words: ``conv2d(Tensor x, Tensor weight, Tensor? bias, int[2] stride=[1, 1], …)``."""
+    record = RECORDS[name]
+    inputs = []
+    for i, spec in enumerate(record["inputs"]):
+        kind = "Tensor[]" if spec["variadic"] else "Tensor"
+        if spec["written"]:
+            kind += f"({chr(ord('a') + i)}!)"
+        inputs.append(f"{kind}{'?' if spec['optional'] else ''} {spec['name']}")
+    attributes = [_attribute(a) for a in record["attrs"]]
+    if record["differentiable"]:
+        attributes.append("bool keep=False")
+    n = len(record["outputs"])
+    outputs = "()" if n == 0 else "Tensor" if n == 1 else f"({', '.join(['Tensor'] * n)})"
+    return f"{name}({', '.join([*inputs, *attributes])}) -> {outputs}"
+
+
+def attributes_of(name: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Attributes as Lamina takes them: dtypes translated, missing ones at their defaults."""
+    specs = RECORDS[name]["attrs"]
+    filled = (*values, *(a["default"] for a in specs[len(values) :]))
+    return tuple(_attribute_value(a, v) for a, v in zip(specs, filled, strict=True))
+
+
+def _attribute_value(attr: dict[str, Any], value: Any) -> Any:
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
+    return attr["default"] if value is None and not attr["optional"] else value
+
+
+def _implementation(name: str) -> Callable[..., Any]:
+    function, record = getattr(_C.exchanged, name), RECORDS[name]
+    n_inputs, n_attrs = len(record["inputs"]), len(record["attrs"])
+
+    def run(*args: Any) -> Any:  # PyTorch leaves out arguments at their defaults
+        missing = (None,) * (n_inputs - len(args))
+        attrs = attributes_of(name, args[n_inputs : n_inputs + n_attrs])
+        return function(*args[:n_inputs], *missing, *attrs, *args[n_inputs + n_attrs :])
+
+    return run
+
+
+def _fake(name: str) -> Callable[..., Any]:
+    """Outputs without data, by the record's ``infer``: shapes, strides, dtypes, and the same errors."""
+    record = RECORDS[name]
+    n_inputs, n_attrs = len(record["inputs"]), len(record["attrs"])
+
+    def describe(x: torch.Tensor | None) -> Any:
+        if x is None:
+            return None
+        return [int(n) for n in x.shape], [int(s) for s in x.stride()], str(x.dtype).removeprefix("torch.")
+
+    def fake(*args: Any, **named: Any) -> Any:
+        names = [s["name"] for s in (*record["inputs"], *record["attrs"])]
+        values = [*args, *(named[n] for n in names[len(args) :] if n in named)]
+        operands = [t for a in values[:n_inputs] for t in (a if isinstance(a, (list, tuple)) else [a])]
+        operands += [None] * (n_inputs - len(values[:n_inputs]))
+        attrs = attributes_of(name, tuple(values[n_inputs : n_inputs + n_attrs]))
+        keep = named.get("keep", args[n_inputs + n_attrs] if len(args) > n_inputs + n_attrs else False)
+        like = next(t for t in operands if t is not None)
+        found = _C.infer_exchanged(name, [describe(t) for t in operands], attrs, bool(keep))
+        outputs = [
+            torch.empty_strided(shape, strides, dtype=getattr(torch, dtype), device=like.device)
+            for shape, strides, dtype in found
+        ]
+        return outputs[0] if len(outputs) == 1 else tuple(outputs) if outputs else None
+
+    return fake
+
+
+def _vjp_schema(name: str) -> str:
+    attributes = "".join(f", {_attribute(a)}" for a in RECORDS[name]["attrs"])
+    return f"{name}_vjp(Tensor?[] inputs, Tensor?[] outputs, Tensor?[] dys, bool[] needs, int[] strides{attributes}) -> Tensor[]"
+
+
+def _vjp_implementation(name: str) -> Callable[..., list[torch.Tensor]]:
+    def vjp(inputs: Any, outputs: Any, dys: Any, needs: Any, strides: Any, *attrs: Any) -> list[torch.Tensor]:
+        values = attributes_of(name, attrs)
+        found = _C.vjp_exchanged(name, list(inputs), list(outputs), list(dys), list(needs), list(strides), values)
+        results = []
+        for x, is_needed, dx in zip(inputs, needs, found, strict=True):
+            if not is_needed:
+                continue
+            like = torch.empty_like(x)
+            results.append(like.zero_() if dx is None else dx if dx.stride() == like.stride() else like.copy_(dx))
+        return results
+
+    return vjp
+
+
+def _vjp_fake(
+    inputs: Any, outputs: Any, dys: Any, needs: Any, strides: Any, *attrs: Any, **named: Any
+) -> list[torch.Tensor]:
+    return [torch.empty_like(x) for x, is_needed in zip(inputs, needs, strict=True) if is_needed]
+
+
+for _name in NAMES:
+    LIBRARY.define(schema_of(_name))
+    LIBRARY.impl(_name, _implementation(_name), "CPU")
+    LIBRARY.impl(_name, _implementation(_name), "CUDA")
+    torch.library.register_fake(f"lamina::{_name}", _fake(_name), lib=LIBRARY)
+    if RECORDS[_name]["differentiable"]:
+        LIBRARY.define(_vjp_schema(_name))
+        LIBRARY.impl(f"{_name}_vjp", _vjp_implementation(_name), "CPU")
+        LIBRARY.impl(f"{_name}_vjp", _vjp_implementation(_name), "CUDA")
+        torch.library.register_fake(f"lamina::{_name}_vjp", _vjp_fake, lib=LIBRARY)

@@ -1,0 +1,143 @@
+"""Lamina's ops inside PyTorch: the cases give what they give on Lamina's own tensors, gradients too; and the ops pass
+PyTorch's own checks, its compiler and its function transforms."""
+
+import numpy as np
+import pytest
+
+from cases import materialise
+from harness import as_tuple, call, differentiable_inputs, label, samples, tape_vjp
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed (pip install torch)")
+ops = pytest.importorskip("lamina.torch.ops", reason="PyTorch is older than 2.10")
+import lamina.torch.functional as F  # noqa: E402
+
+FLOAT32 = [p for p in samples() if p.values[2] == "float32" and p.values[0].op in F.__all__]
+WITH_GRADIENT = [p for p in FLOAT32 if differentiable_inputs(p.values[0], p.values[1])]
+
+
+def to_torch(value):
+    if isinstance(value, list):
+        return [to_torch(v) for v in value]
+    if not isinstance(value, np.ndarray):
+        return value
+    if value.dtype.name == "bfloat16":
+        return to_torch(value.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(value if all(s >= 0 for s in value.strides) else value.copy())
+
+
+def to_numpy(y):
+    return y.detach().numpy()
+
+
+@pytest.mark.parametrize(("case", "sample", "dtype"), FLOAT32)
+def test_an_op_gives_what_it_gives_on_own_tensors(case, sample, dtype):
+    want = call(case, materialise(case, sample, dtype), sample.attrs)
+    inputs = to_torch(materialise(case, sample, dtype))
+    got = as_tuple(getattr(F, case.op)(*inputs, **sample.attrs))
+    got = [to_numpy(y) for y in (*got, *(inputs[i] for i in case.mutates))]
+    for i, (y, own) in enumerate(zip(got, want, strict=True)):
+        np.testing.assert_array_equal(y, own, err_msg=f"{label(case, sample)}, output {i}")
+        assert y.dtype == own.dtype
+
+
+@pytest.mark.parametrize(("case", "sample", "dtype"), WITH_GRADIENT)
+def test_gradients_are_those_of_the_tape(case, sample, dtype, rng):
+    inputs = materialise(case, sample, dtype)
+    wrt = [i for i in differentiable_inputs(case, sample) if isinstance(inputs[i], np.ndarray)]
+    if not wrt:
+        pytest.skip("the operands are a list")
+    tensors = to_torch(materialise(case, sample, dtype))
+    for i in wrt:
+        tensors[i].requires_grad_()
+    outputs = as_tuple(getattr(F, case.op)(*tensors, **sample.attrs))
+    dys = [np.asarray(rng.standard_normal(tuple(y.shape)), np.float32) if y.requires_grad else None for y in outputs]
+    if all(dy is None for dy in dys):
+        pytest.skip("no output has a gradient")
+    used = [(y, torch.from_numpy(dy)) for y, dy in zip(outputs, dys, strict=True) if dy is not None]
+    got = torch.autograd.grad(
+        [y for y, _ in used], [tensors[i] for i in wrt], [dy for _, dy in used], allow_unused=True
+    )
+    want = tape_vjp(case, inputs, sample.attrs, wrt, dys)
+    for i, g, own in zip(wrt, got, want, strict=True):
+        g = np.zeros_like(own) if g is None else to_numpy(g)
+        np.testing.assert_allclose(g, own, rtol=1e-5, atol=1e-6, err_msg=f"{label(case, sample)}, input {i}")
+
+
+@pytest.mark.parametrize("name", ["softmax", "conv2d", "max_pool2d", "matmul", "gelu", "sum", "concat"])
+def test_the_registered_op_passes_pytorch_s_checks(name):
+    operands = {
+        "softmax": ((torch.randn(3, 5),), {"dim": -1}),
+        "conv2d": ((torch.randn(2, 3, 6, 5), torch.randn(4, 3, 3, 3), torch.randn(4)), {"padding": [1, 1, 1, 1]}),
+        "max_pool2d": ((torch.randn(2, 3, 6, 5),), {"kernel_size": [2, 2]}),
+        "matmul": ((torch.randn(3, 4), torch.randn(4, 5)), {}),
+        "gelu": ((torch.randn(7),), {}),
+        "sum": ((torch.randn(3, 4),), {"dim": [1]}),
+        "concat": (([torch.randn(2, 3), torch.randn(1, 3)],), {"dim": 0}),
+    }
+    args, named = operands[name]
+    torch.library.opcheck(getattr(torch.ops.lamina, name).default, args, named)
+    transposed = tuple(a.mT.contiguous().mT if isinstance(a, torch.Tensor) and a.ndim > 1 else a for a in args)
+    torch.library.opcheck(getattr(torch.ops.lamina, name).default, transposed, named)
+
+
+def block(x, weight, bias):
+    return F.softmax(F.linear(F.relu(F.conv2d(x, weight, bias, padding=1)).mean((2, 3)), torch.eye(4)), dim=-1)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return torch.randn(2, 3, 6, 6), torch.randn(4, 3, 3, 3, requires_grad=True), torch.randn(4, requires_grad=True)
+
+
+@pytest.mark.filterwarnings("default")
+def test_the_compiler_sees_through(network):
+    eager = block(*network)
+    compiled = torch.compile(block, fullgraph=True, backend="aot_eager")(*network)
+    torch.testing.assert_close(compiled, eager)
+    dy = torch.randn_like(eager)
+    want = torch.autograd.grad(eager, network[1:], dy)
+    got = torch.autograd.grad(compiled, network[1:], dy)
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.filterwarnings("default")
+def test_function_transforms(network):
+    x, weight, bias = (t.detach() for t in network)
+    want = torch.autograd.grad(block(*network).square().sum(), network[1])[0]
+    got = torch.func.grad(lambda w: block(x, w, bias).square().sum())(weight)
+    torch.testing.assert_close(got, want)
+    rows = torch.randn(3, 4, 5)
+    torch.testing.assert_close(torch.func.vmap(lambda a: F.softmax(a, dim=-1))(rows), torch.softmax(rows, -1))
+
+
+def test_a_bare_op_does_not_lose_gradients_silently():
+    x = torch.randn(3, 4, requires_grad=True)
+    with pytest.raises(RuntimeError, match=r"call lamina\.torch\.functional\.softmax"):
+        torch.ops.lamina.softmax(x)
+
+
+def test_errors_are_lamina_s():
+    with pytest.raises(ValueError, match="conv2d: weight has 3 input channels but x has 8"):
+        F.conv2d(torch.zeros(2, 8, 6, 6), torch.zeros(4, 3, 3, 3))
+    with pytest.raises(TypeError, match=r"softmax: x is int64; expected float32"):
+        F.softmax(torch.zeros(3, dtype=torch.int64), dim=0)
+
+
+def test_short_and_channels_last_tensors():
+    x = torch.randn(2, 16, 9, 9).to(memory_format=torch.channels_last).to(torch.bfloat16)
+    w = torch.randn(8, 16, 3, 3).to(torch.bfloat16)
+    y = F.conv2d(x, w)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), torch.nn.functional.conv2d(x.float(), w.float()), rtol=2e-2, atol=5e-2)
+
+
+def test_memory_is_pytorch_s_and_flat():
+    import lamina
+
+    x = torch.randn(64, 64)
+    F.softmax(x, dim=-1)
+    before = lamina.memory_stats()["bytes_in_use"]
+    for _ in range(2000):
+        F.softmax(x, dim=-1)
+    assert lamina.memory_stats()["bytes_in_use"] == before
