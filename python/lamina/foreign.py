@@ -1,9 +1,9 @@
 """Arrays of other libraries as operands: NumPy, CuPy, PyTorch and JAX go in, and the same kind comes out.
 
 An op that meets an operand which is no Tensor asks :func:`call`. Operands are taken over without a copy, through
-DLPack; CuPy's and PyTorch's on a GPU are used on the stream that is current in their library. PyTorch tensors go through
-``lamina.torch``, so that gradients reach them. None of the libraries is imported here: an array of theirs proves that it
-is loaded.
+DLPack; CuPy's and PyTorch's on a GPU are used on the stream that is current in their library. PyTorch tensors go
+through ``lamina.torch``, so that gradients reach them. None of the libraries is imported here: an array of theirs
+proves that it is loaded.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _torch_op(name: str) -> Callable[..., Any] | None:
         from lamina.torch import functional
     except ImportError:
         return None
-    return getattr(functional._C, name, None)
+    return getattr(vars(functional)["_C"], name, None)
 
 
 def _operands(args: tuple[Any, ...], written: tuple[bool, ...]) -> list[Any]:

@@ -110,7 +110,8 @@ def _fake(name: str) -> Callable[..., Any]:
 
 def _vjp_schema(name: str) -> str:
     attributes = "".join(f", {_attribute(a)}" for a in RECORDS[name]["attrs"])
-    return f"{name}_vjp(Tensor?[] inputs, Tensor?[] outputs, Tensor?[] dys, bool[] needs, int[] strides{attributes}) -> Tensor[]"
+    operands = "Tensor?[] inputs, Tensor?[] outputs, Tensor?[] dys, bool[] needs, int[] strides"
+    return f"{name}_vjp({operands}{attributes}) -> Tensor[]"
 
 
 def _vjp_implementation(name: str) -> Callable[..., list[torch.Tensor]]:
