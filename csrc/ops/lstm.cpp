@@ -154,6 +154,7 @@ void run_cell(Stream& stream, const Inputs& in, const Attrs&, const Outputs& out
   args.b_hh = view_of(w.b_hh);
   args.h_n = result_of(out[0]), args.c_n = result_of(out[1]);
   args.reserve = result_of(out[2]);
+  args.precision = float32_precision;
   args.workspace = out.workspace;
   stream.submit(&LstmKernels::forward, args);
 }
@@ -199,6 +200,7 @@ const Register cell_backward{{
           args.dx = as_step(result_of(out[0]));
           args.dh0 = result_of(out[1]), args.dc0 = result_of(out[2]);
           args.dw_ih = result_of(out[3]), args.dw_hh = result_of(out[4]), args.db = result_of(out[5]);
+          args.precision = float32_precision;
           args.workspace = out.workspace;
           stream.submit(&LstmKernels::backward, args);
         },
@@ -279,6 +281,7 @@ void run_layer(Stream& stream, const Inputs& in, const Attrs& attrs, const Outpu
     args.y = time_major(half_of(result_of(out[0]), d, z.H), batch_first);
     args.h_n = state_of(result_of(out[1]), d), args.c_n = state_of(result_of(out[2]), d);
     args.reserve = reserve_of(result_of(out[3]), d, z);
+    args.precision = float32_precision;
     args.workspace = out.workspace;
     stream.submit(&LstmKernels::forward, args);
   }
@@ -354,6 +357,7 @@ const Register layer_backward{{
             args.dh0 = state_of(result_of(out[1]), d), args.dc0 = state_of(result_of(out[2]), d);
             args.dw_ih = result_of(out[3 + 3 * d]), args.dw_hh = result_of(out[4 + 3 * d]);
             args.db = result_of(out[5 + 3 * d]);
+            args.precision = float32_precision;
             args.workspace = out.workspace;
             stream.submit(&LstmKernels::backward, args);
           }

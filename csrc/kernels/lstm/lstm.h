@@ -28,6 +28,7 @@
 #pragma once
 
 #include "base/kernel_table.h"
+#include "base/precision.h"
 #include "base/view.h"
 
 namespace lamina {
@@ -42,6 +43,7 @@ struct LstmArgs {
   View y;         // any strides, the last 1; absent: not wanted
   View h_n, c_n;  // contiguous
   View reserve;   // (T * B, reserve_columns); absent: no backward will follow
+  Float32Precision precision = Float32Precision::highest;  // of float32 products on devices
   void* workspace = nullptr;
 };
 
@@ -55,6 +57,7 @@ struct LstmBackwardArgs {
   bool adds_to_dx = false;  // dx +=, for the second of two directions
   View dh0, dc0;            // contiguous
   View dw_ih, dw_hh, db;    // contiguous; db is the gradient of either bias
+  Float32Precision precision = Float32Precision::highest;
   void* workspace = nullptr;
 };
 
