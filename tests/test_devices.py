@@ -174,3 +174,25 @@ def test_memory_is_counted_and_given_back(device):
     assert lamina._C.memory_stats(device)["bytes_in_use"] >= before + x.nbytes
     del x
     assert lamina._C.memory_stats(device)["bytes_in_use"] == before
+
+
+def test_indices_out_of_range_stay_inside(device):
+    """The host does not see indices on a device: kernels read and write as if those outside were clamped."""
+    x = np.arange(12, dtype=np.float32).reshape(4, 3)
+    rows, columns = np.array([-7, 1, 99]), np.array([[-1, 2], [5, 0], [1, 1], [2**40, -(2**40)]])
+    inside = np.clip(rows, 0, 3), np.clip(columns, 0, 2)
+
+    def on_device(a):
+        return lamina.tensor(a, device=device)
+
+    t = on_device(x)
+    with lamina.Tape() as tape:
+        tape.watch(t)
+        selected, gathered = F.index_select(t, on_device(rows)), F.gather(t, on_device(columns), dim=1)
+    np.testing.assert_array_equal(selected.numpy(), x[inside[0]])
+    np.testing.assert_array_equal(gathered.numpy(), np.take_along_axis(x, inside[1], 1))
+    np.testing.assert_array_equal(F.one_hot(on_device(rows), num_classes=4).numpy(), np.eye(4)[inside[0]])
+
+    dx, dy = np.zeros_like(x), np.ones((3, 3), np.float32)
+    np.add.at(dx, inside[0], dy)
+    np.testing.assert_array_equal(tape.gradient(selected, [t], on_device(dy))[0].numpy(), dx)

@@ -113,6 +113,7 @@ cases = [
             Sample("same shape", Arr(3, 17, kind="bool"), Arr(3, 17), Arr(3, 17)),
             Sample("all broadcast", Arr(4, 1, kind="bool"), Arr(5), Arr(2, 1, 1)),
             Sample("scalar", Arr(3, 5, kind="bool"), Arr(), Arr(3, 5)),
+            Sample("integer condition", Arr(4, 1, kind="int", low=-1, high=2), Arr(4, 9), Arr(9)),
             Sample("empty", Arr(0, kind="bool"), Arr(0), Arr(0)),
             Sample(
                 "NaN on the other side",

@@ -1,5 +1,6 @@
 // Functions of one operand and their derivatives: a line each in the two tables below.
 #include "kernels/elementwise/elementwise.cuh"
+#include "prim/activation.cuh"
 
 namespace lamina::LAMINA_DEVICE {
 namespace {
@@ -7,11 +8,6 @@ namespace {
 template <class S>
 LAMINA_PRIM S sign(S x) {  // x itself where it is 0 or NaN
   return x > S(0) ? S(1) : x < S(0) ? S(-1) : x;
-}
-
-template <class S>
-LAMINA_PRIM S normal_cdf(S x) {
-  return prim::fma(prim::erf(x * S(0.70710678118654752440)), S(0.5), S(0.5));
 }
 
 // GELU's approximation is x s, s = sigmoid(2 u), 2 u = x (linear + cubic x^2) (Hendrycks and Gimpel, arXiv 1606.08415).
@@ -94,7 +90,7 @@ LAMINA_PRIM void dispatch_value(int op, const double (&p)[2], F apply) {
         return apply([alpha = S(p[0])](S x) { return x > S(0) ? x : alpha * prim::expm1(x); });
       case unary_op("gelu"):
         if (p[0]) return apply([](S x) { return x * gelu_gate(x); });
-        return apply([](S x) { return x * normal_cdf(x); });
+        return apply([](S x) { return x * prim::normal_cdf(x); });
       case unary_op("silu"):
         return apply([](S x) { return x * prim::sigmoid(x); });
       case unary_op("softplus"):  // log(1 + e^x) = max(x, 0) + log1p(e^-|x|)
@@ -161,7 +157,7 @@ LAMINA_PRIM void dispatch_backward(int op, const double (&p)[2], F apply) {
         });
       return apply([](S dy, S x) {
         const S density = prim::exp(x * x * S(-0.5)) * S(0.39894228040143267794);  // 1 / sqrt(2 pi)
-        return dy * prim::fma(x, density, normal_cdf(x));
+        return dy * prim::fma(x, density, prim::normal_cdf(x));
       });
     case unary_op("silu"):
       return apply([](S dy, S x) {

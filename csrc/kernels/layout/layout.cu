@@ -3,14 +3,15 @@
 //   units   src and dst are densest along the same axis, or one of the two dense axes is short: a thread takes one unit
 //           of dst, in the order of dst, and finds src by index arithmetic (space.cuh). Whole warps write whole lines;
 //           lines of src that are read in parts stay in the first-level cache from one axis step to the next.
-//   tiles   src is densest along A, dst along B: planes of A and B go through shared memory in tiles of 32 x 32.
+//   tiles   src is densest along A, dst along B: planes of A and B go through shared memory in tiles of 32 x 32, of 64 x
+//           64 for units of 1 and 2 bytes.
 //
 //             src  A ->                      tile                      dst  B ->
-//          B  ----------   rows of 32 in   +------+  columns of 32  A  ----------
-//          |  ----------   one go          |      |  in one go      |  ----------
+//          B  ----------   rows in one     +------+   columns in    A  ----------
+//          |  ----------   go              |      |   one go        |  ----------
 //          v                               +------+                 v
 //
-//           A row of the tile has 33 units: its columns then lie in 32 different banks, for every unit up to 8 bytes.
+//           A row of the tile is an odd number of words long: 32 neighbours of a column then lie in different banks.
 //
 // Traffic: every element once in each direction.
 #include "kernels/layout/layout.h"
@@ -27,10 +28,10 @@
 namespace lamina::LAMINA_DEVICE {
 namespace {
 
-constexpr int64_t long_run = 64 * 1024;  // bytes: its time is a launch's
-constexpr int tile = 32, tile_rows = 8;  // threads of a tile are 32 x 8
-constexpr int64_t shortest_side = 16;    // of a plane for tiles: below, half of a tile would be empty
-constexpr int units_at_once = 4;         // of a thread, so that their latencies overlap
+constexpr int64_t long_run = 64 * 1024;          // bytes: its time is a launch's
+constexpr int tile_columns = 32, tile_rows = 8;  // the threads of a tile
+constexpr int64_t shortest_side = 16;            // of a plane for tiles: below, half of a tile would be empty
+constexpr int units_at_once = 4;                 // of a thread, so that their latencies overlap
 
 // Makes the widest units that all views allow the points of the space; returns their size in bytes.
 template <int Operands>
@@ -99,28 +100,41 @@ struct Planes {
   int64_t size() const { return outer.size * tiles_a.divisor * tiles_b.divisor; }
 };
 
+// A thread has 16 loads of 1 or 2 bytes, or 4 of the wider units, none of which waits for another.
 template <class E>
-struct TransposeShared {
-  E unit[tile][tile + 1];
+struct Tile {
+  static constexpr int side = sizeof(E) <= 2 ? 64 : 32, padding = sizeof(E) < 4 ? 4 / sizeof(E) : 1;
+  E unit[side][side + padding];
 };
 
 template <class E>
-__global__ __launch_bounds__(tile* tile_rows) void transpose_kernel(Planes p, int64_t tiles, const E* src,
-                                                                    E* dst) {
-  auto& s = prim::shared_memory<TransposeShared<E>>();
+__global__ __launch_bounds__(tile_columns* tile_rows) void transpose_kernel(Planes p, int64_t tiles,
+                                                                            const E* src, E* dst) {
+  constexpr int side = Tile<E>::side;
+  auto& s = prim::shared_memory<Tile<E>>();
   const int x = int(threadIdx.x), y = int(threadIdx.y);
+  // Calls f(row, column) for the elements of this thread.
+  const auto for_elements = [&](auto f) {
+#pragma unroll
+    for (int row = 0; row < side; row += tile_rows)
+#pragma unroll
+      for (int column = 0; column < side; column += tile_columns) f(row + y, column + x);
+  };
   for (int64_t t = blockIdx.x; t < tiles; t += gridDim.x) {
-    const int64_t row = p.tiles_b.quotient(t), plane = p.tiles_a.quotient(row);
-    const int64_t a = (row - plane * p.tiles_a.divisor) * tile, b = (t - row * p.tiles_b.divisor) * tile;
+    const int64_t line = p.tiles_b.quotient(t), plane = p.tiles_a.quotient(line);
+    const int64_t a = (line - plane * p.tiles_a.divisor) * side, b = (t - line * p.tiles_b.divisor) * side;
+    const int64_t na = p.a.n - a, nb = p.b.n - b;
     int64_t at[2];
     p.outer.offsets(plane, at);
-#pragma unroll
-    for (int i = y; i < tile; i += tile_rows)
-      if (a + x < p.a.n && b + i < p.b.n) s.unit[i][x] = src[at[0] + (a + x) * p.a.src + (b + i) * p.b.src];
+    const E* from = src + at[0] + a * p.a.src + b * p.b.src;
+    E* to = dst + at[1] + a * p.a.dst + b * p.b.dst;
+    for_elements([&](int i, int j) {
+      if (i < nb && j < na) s.unit[i][j] = from[i * p.b.src + j * p.a.src];
+    });
     prim::block_sync();  // the tile is complete
-#pragma unroll
-    for (int i = y; i < tile; i += tile_rows)
-      if (a + i < p.a.n && b + x < p.b.n) dst[at[1] + (a + i) * p.a.dst + (b + x) * p.b.dst] = s.unit[x][i];
+    for_elements([&](int i, int j) {
+      if (i < na && j < nb) to[i * p.a.dst + j * p.b.dst] = s.unit[j][i];
+    });
     prim::block_sync();  // the tile has been read
   }
 }
@@ -136,7 +150,7 @@ int densest_axis(const Space<2>& space) {
   return densest;
 }
 
-Planes make_planes(const Space<2>& space, int axis_a) {
+Planes make_planes(const Space<2>& space, int axis_a, int tile) {
   const int axis_b = space.ndim - 1;
   View outer[2];
   for (int d = 0; d < axis_b; ++d) {
@@ -164,11 +178,11 @@ void copy_run(const View (&views)[2]) {
     if (axis_a == axis_b || space.extent[axis_a].divisor < shortest_side || space.inner() < shortest_side)
       return launch("copy", copy_kernel<E>, spread((space.size + units_at_once - 1) / units_at_once), space,
                     src, dst);
-    const Planes planes = make_planes(space, axis_a);
+    const Planes planes = make_planes(space, axis_a, Tile<E>::side);
     launch("transpose", transpose_kernel<E>,
            {.grid = {std::min<int64_t>(planes.size(), INT32_MAX)},
-            .block = {tile, tile_rows},
-            .shared = sizeof(TransposeShared<E>)},
+            .block = {tile_columns, tile_rows},
+            .shared = sizeof(Tile<E>)},
            planes, planes.size(), src, dst);
   });
 }
