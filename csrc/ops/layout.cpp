@@ -415,9 +415,10 @@ const Register pad_op{{
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const View &x = in[0].view(), &y = out[0].view();
           if (y.size() == 0) return;
-          // A few samples at a time: the passes over y that follow the first find it in cache.
+          // A few samples at a time: the passes over y that follow the first find it in the cache of a core. A GPU's
+          // holds all of y or little of it, and each pass is a launch.
           constexpr int64_t block_bytes = 256 << 10;
-          const bool is_whole = x.ndim == 0 || x.shape[0] != y.shape[0];
+          const bool is_whole = x.ndim == 0 || x.shape[0] != y.shape[0] || !out[0].device().is_cpu();
           const int64_t N = is_whole ? 1 : y.shape[0];
           const int64_t n = std::max<int64_t>(1, block_bytes * N / (y.size() * size_of(y.dtype)));
           for (int64_t at = 0; at < N; at += n) {
