@@ -1,8 +1,10 @@
 """The simulated device: what it notices of broken kernels, and that its primitives compile for GPUs.
 
 tests/simt/ holds small real kernels (reduction, tiled and pipelined products, TMA and wgmma, clusters, a grid barrier)
-and some sixty mutants of them, each broken in one place. Each mutant says whether a plain run is to notice it, a run
-under a sanitizer, or nothing on a CPU, and why; both surprises fail. So the score is the table in the sources.
+and some hundred mutants of them, each broken in one place. Each mutant says whether a plain run is to notice it, a run
+under a sanitizer, or nothing on a CPU, and why; both surprises fail. So the score is the table in the sources. It
+flatters the engine in so far as three mutants of 76 taught it to let one block run ahead of the others; 24 more were
+written after that, and all of them were noticed by a plain run.
 """
 
 import fcntl
@@ -94,7 +96,7 @@ def test_score():
     program = build_mutants()
     seen = [where for kernel in KERNELS for _, where, _ in mutants(program, kernel)]
     score = {where: seen.count(where) for where in set(seen)}
-    assert score == {"plain": 72, "tsan": 2, "nowhere": 2}
+    assert score == {"plain": 92, "tsan": 2, "nowhere": 2}
 
 
 @pytest.mark.parametrize(

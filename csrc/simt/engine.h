@@ -9,6 +9,12 @@
 //   - blocks and threads go in order, in reverse, or at random
 //   - wgmma and TMA stores see only those generic writes to shared memory that a proxy fence has published
 // Breaking a rule fails the launch with a StateError that says who waits where.
+//
+// What this cannot show: weak memory order between blocks, missing fence.mbarrier_init, which thread made a proxy fence;
+// a __launch_bounds__ smaller than the block; spills and occupancy; what the tensor-map encoder of a driver refuses beyond
+// the rules in base/tensor_layout.h; and errors in our idea of an instruction, which kernel and engine share until
+// bench/conformance.cu has run on a GPU. A program that ThreadSanitizer watches is also told of races that no schedule
+// brings about.
 #pragma once
 
 #include <cstdint>

@@ -31,6 +31,7 @@ __global__ void __launch_bounds__(128)
       bf16* to = mutant == 2 ? &s.a[stage][row][8 * chunk] : at_a(stage, row, chunk);
       prim::copy_async<16>(to, is_inside ? a + m * K + k : a, is_inside ? 16 : mutant == 3 ? 8 : 0);
     }
+    if (mutant == 12) prim::copy_commit();
     for (int i = t; i < 256; i += 128) {
       const int row = i / 8, chunk = i % 8, k = k0 + row, n = n0 + 8 * chunk;
       const bool is_inside = k < K && n < N;
@@ -43,24 +44,26 @@ __global__ void __launch_bounds__(128)
   const int tiles = (K + 31) / 32;
   for (int i = 0; i < mma_stages - 1; ++i) {
     if (i < tiles) load(32 * i, i);
-    prim::copy_commit();
+    if (mutant != 12) prim::copy_commit();
   }
   float sum[2][4][4] = {};
   for (int i = 0; i < tiles; ++i) {
     if (mutant == 4)
       prim::copy_wait<mma_stages - 1>();
-    else if (mutant != 5)
+    else if (mutant != 5 && mutant != 13)
       prim::copy_wait<mma_stages - 2>();
     if (mutant != 6)
       prim::block_sync();  // the tile is there for all, and nobody reads the one before any more
     const int next = i + mma_stages - 1;
-    if (next < tiles) load(32 * next, mutant == 7 ? i % mma_stages : next % mma_stages);
-    if (mutant != 8 || next < tiles) prim::copy_commit();  // empty groups keep the count
+    if (next < tiles && mutant != 14) load(32 * next, mutant == 7 ? i % mma_stages : next % mma_stages);
+    if ((mutant != 8 || next < tiles) && mutant != 12) prim::copy_commit();  // empty groups keep the count
     const int stage = mutant == 9 ? (i + 1) % mma_stages : i % mma_stages;
     for (int k = 0; k < 32; k += 16) {
       uint32_t fragment_a[2][4], fragment_b[2][4];
       for (int j = 0; j < 2; ++j)
-        prim::load_matrices(fragment_a[j], at_a(stage, warp_m + 16 * j + lane % 16, k / 8 + lane / 16));
+        prim::load_matrices(
+            fragment_a[j],
+            at_a(stage, warp_m + 16 * j + (mutant == 15 ? lane % 8 : lane % 16), k / 8 + lane / 16));
       for (int j = 0; j < 2; ++j) {
         const bf16* row = at_b(stage, k + lane % 16, (warp_n + 16 * j) / 8 + lane / 16);
         if (mutant == 10)
@@ -121,7 +124,7 @@ __global__ void __launch_bounds__(384, 1) wgmma_kernel(const __grid_constant__ W
   const int group = prim::warp() / 4, lane = prim::lane();
   if (threadIdx.x == 0) {
     for (int i = 0; i < wgmma_stages; ++i) {
-      prim::mbarrier_init(&s.full[i], 1);
+      prim::mbarrier_init(&s.full[i], mutant == 27 ? 2 : 1);
       prim::mbarrier_init(&s.empty[i], mutant == 1 ? 4 : 8);  // warps of the consumers
     }
     if (mutant != 2) prim::fence_mbarrier_init();
@@ -135,7 +138,7 @@ __global__ void __launch_bounds__(384, 1) wgmma_kernel(const __grid_constant__ W
   };
   if (group == 0) {
     prim::give_up_registers<40>();
-    if (threadIdx.x != 0) return;
+    if (threadIdx.x != 0 && (mutant != 35 || threadIdx.x != 32)) return;
     for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x))
       for (int k = 0; k < steps; ++k, advance()) {
         prim::Mbarrier* full = &s.full[ring.stage];
@@ -143,6 +146,7 @@ __global__ void __launch_bounds__(384, 1) wgmma_kernel(const __grid_constant__ W
           prim::mbarrier_wait(&s.empty[ring.stage], mutant == 6 ? ring.parity() : ring.parity() ^ 1);
         const int bytes = sizeof(s.a[0]) + sizeof(s.b[0]);
         prim::mbarrier_arrive_expect(full, mutant == 7 ? bytes / 2 : mutant == 8 ? bytes + 64 : bytes);
+        if (mutant == 34 && k == steps - 1) prim::mbarrier_expect(full, -16);
         const int column = mutant == 9 ? 64 * (k + 1) : 64 * k;
         prim::tensor_load(s.a[ring.stage], args.a, {column, tile / tiles_n * 128}, full);
         prim::tensor_load(s.b[ring.stage], args.b, {64 * k, tile % tiles_n * 64}, full);
@@ -156,11 +160,13 @@ __global__ void __launch_bounds__(384, 1) wgmma_kernel(const __grid_constant__ W
   const int consumer = group - 1;
   float sum[32];
   for (int tile = int(blockIdx.x); tile < tiles; tile += int(gridDim.x)) {
+    if (mutant == 28) ring = {};
     for (int k = 0; k < steps; ++k, advance()) {
-      if (mutant != 11)
+      if (mutant != 11 && (mutant != 29 || prim::warp() % 4 == 0))
         prim::mbarrier_wait(&s.full[ring.stage], mutant == 12 ? ring.parity() ^ 1 : ring.parity());
       if (mutant == 13 && lane == 0) prim::mbarrier_arrive(&s.empty[ring.stage]);
-      const uint64_t a = prim::wgmma_descriptor_k(&s.a[ring.stage][64 * consumer][0], Swizzle::b128);
+      const uint64_t a =
+          prim::wgmma_descriptor_k(&s.a[ring.stage][mutant == 30 ? 0 : 64 * consumer][0], Swizzle::b128);
       const uint64_t b =
           prim::wgmma_descriptor_k(&s.b[ring.stage][0][0], mutant == 14 ? Swizzle::b64 : Swizzle::b128);
       if constexpr (prim::has_wgmma) {
@@ -169,12 +175,13 @@ __global__ void __launch_bounds__(384, 1) wgmma_kernel(const __grid_constant__ W
           prim::wgmma<bf16, 64>(sum, prim::advance(a, 32 * i), prim::advance(b, (mutant == 16 ? 64 : 32) * i),
                                 mutant == 17 || k > 0 || i > 0);
         if (mutant != 18) prim::wgmma_commit();
-        if (mutant != 19) prim::wgmma_wait<0>(sum);
+        if (mutant == 31) prim::wgmma_wait<1>(sum);
+        if (mutant != 19 && mutant != 31) prim::wgmma_wait<0>(sum);
       }
       if (mutant != 13 && lane == 0) prim::mbarrier_arrive(&s.empty[ring.stage]);
     }
     // The tile of c, once the store before has read its own.
-    const int barrier = 1 + consumer;
+    const int barrier = mutant == 32 ? 1 : 1 + consumer;
     const bool is_leader = int(threadIdx.x) % 128 == 0;
     if (is_leader && mutant == 23) prim::bulk_wait_read<1>();
     if (is_leader && mutant != 20 && mutant != 23) prim::bulk_wait_read<0>();
@@ -189,7 +196,7 @@ __global__ void __launch_bounds__(384, 1) wgmma_kernel(const __grid_constant__ W
     if (is_leader) {
       if (mutant == 26) prim::fence_async();
       prim::tensor_store(args.c, {tile % tiles_n * 64, tile / tiles_n * 128 + 64 * consumer}, s.c[consumer]);
-      prim::bulk_commit();
+      if (mutant != 33) prim::bulk_commit();
     }
   }
   if (int(threadIdx.x) % 128 == 0 && mutant != 25) prim::bulk_wait<0>();
@@ -244,7 +251,7 @@ __global__ void __launch_bounds__(64) multicast_kernel(const __grid_constant__ M
   const int rank = prim::cluster_rank();
   if (threadIdx.x == 0) {
     for (int i = 0; i < 2; ++i) {
-      prim::mbarrier_init(&s.full[i], 1);
+      prim::mbarrier_init(&s.full[i], mutant == 27 ? 2 : 1);
       prim::mbarrier_init(&s.empty[i], mutant == 1 ? 1 : 2);
     }
     prim::fence_mbarrier_init();
@@ -258,14 +265,15 @@ __global__ void __launch_bounds__(64) multicast_kernel(const __grid_constant__ M
   for (int row = 0; row < args.rows; ++row, ring.advance()) {
     if (threadIdx.x == 0) {
       if (rank == 0 && mutant != 3) prim::mbarrier_wait_cluster(&s.empty[ring.stage], ring.parity() ^ 1);
-      if (mutant != 4 || rank == 0) prim::mbarrier_arrive_expect(&s.full[ring.stage], sizeof(s.bias[0]));
+      if (mutant != 4 || rank == 0)
+        prim::mbarrier_arrive_expect(&s.full[ring.stage], mutant == 8 ? 128 : int(sizeof(s.bias[0])));
       if (rank == 0)
         prim::tensor_load_multicast(s.bias[ring.stage], args.bias, {0, row}, &s.full[ring.stage],
                                     mutant == 5 ? 1 : 3);
     }
-    prim::mbarrier_wait(&s.full[ring.stage], ring.parity());
+    if (mutant != 9 || threadIdx.x < 32) prim::mbarrier_wait(&s.full[ring.stage], ring.parity());
     sum += s.bias[ring.stage][threadIdx.x];
-    prim::block_sync();
+    if (mutant != 10) prim::block_sync();
     if (threadIdx.x == 0) prim::mbarrier_arrive_remote(&s.empty[ring.stage], mutant == 6 ? rank : 0);
   }
   if (mutant != 7) prim::cluster_sync();  // block 0 stays while block 1 arrives at its barrier
@@ -311,7 +319,11 @@ const MutatedKernel mma_gemm = {"mma_gemm",
                                  {"no empty groups at the end"},
                                  {"reads the stage after"},
                                  {"the fragments of b are not transposed"},
-                                 {"rows of the accumulators in the wrong place"}}};
+                                 {"rows of the accumulators in the wrong place"},
+                                 {"the copies of b are in the group after"},
+                                 {"the barrier before the wait"},
+                                 {"loads before the barrier"},
+                                 {"lanes name the wrong rows of a"}}};
 
 const MutatedKernel wgmma_gemm = {
     "wgmma_gemm",
@@ -343,7 +355,16 @@ const MutatedKernel wgmma_gemm = {
      {"no barrier between the tile of c and its store"},
      {"the block ends before its store has read"},
      // A fence publishes all of shared memory here, and what its thread has seen is not told from what it wrote.
-     {"only the storing thread makes the proxy fence, after the barrier", Seen::nowhere}}};
+     {"only the storing thread makes the proxy fence, after the barrier", Seen::nowhere},
+     {"the full barriers count an arrival too many"},
+     {"the consumers begin the ring anew with each tile"},
+     {"one warp of four waits for full stages"},
+     {"both consumers read the first rows of a"},
+     {"a wgmma is in flight when its stage is released, and its sums are used"},
+     {"the consumers have one named barrier between them"},
+     {"the store is not committed, so that the wait is for nothing"},
+     {"the last step expects too few bytes"},
+     {"two producers"}}};
 
 const MutatedKernel multicast = {"multicast",
                                  run_multicast,
@@ -353,6 +374,9 @@ const MutatedKernel multicast = {"multicast",
                                   {"block 1 does not expect bytes"},
                                   {"block 1 is left out of the multicast"},
                                   {"blocks release their own barrier, not that of block 0"},
-                                  {"block 0 ends while block 1 arrives at its barrier"}}};
+                                  {"block 0 ends while block 1 arrives at its barrier"},
+                                  {"half of the bytes are expected"},
+                                  {"one warp of two waits for the bias"},
+                                  {"a stage is released while other threads read it"}}};
 
 }  // namespace lamina::LAMINA_DEVICE

@@ -75,7 +75,8 @@ __global__ void __launch_bounds__(256)
   load(0, 0);
   int buffer = 0;
   for (int k = 0; k < (mutant == 3 ? K / 16 * 16 : K); k += 16) {
-    if (mutant != 4) prim::block_sync();  // the buffer is full, and nobody reads the other one
+    if (mutant != 4 && (mutant != 9 || k % 32 == 0))
+      prim::block_sync();  // the buffer is full, and nobody reads the other one
     if (k + 16 < K) load(k + 16, mutant == 5 ? buffer : buffer ^ 1);
     for (int i = 0; i < 16; ++i)
       sum += s.a[buffer][y][i] * (mutant == 6 ? s.b[buffer][x][i] : s.b[buffer][i][x]);
@@ -111,6 +112,7 @@ __global__ void __launch_bounds__(64) cluster_kernel(const float* x, float* y, i
   if (mutant == 1 && rank == 3) return;
   if (threadIdx.x == 0) prim::map_shared(s.from, mutant == 2 ? 1 : 0)[mutant == 3 ? rank / 2 : rank] = sum;
   if (mutant != 4) prim::cluster_arrive();
+  if (mutant == 9 && rank == 1) prim::cluster_arrive();
   if (mutant != 4 && mutant != 5) prim::cluster_wait();
   if (rank == 0 && threadIdx.x == 0) {
     float total = 0;
@@ -174,6 +176,21 @@ __global__ void __launch_bounds__(64)
   } else if (mutant == 4) {  // waits for one block too many
     if (threadIdx.x == 0) prim::atomic_add(&barrier->arrived, 1u);
     while (prim::load_acquire(&barrier->arrived) <= gridDim.x) prim::spin();
+  } else if (mutant == 6) {  // the generation is read when the barrier may have been passed already
+    prim::block_sync();
+    if (threadIdx.x == 0) {
+      const bool is_last = prim::atomic_add_acquire_release(&barrier->arrived, 1) == gridDim.x - 1;
+      if (is_last) prim::atomic_add(&barrier->generation, 1u);
+      if (!is_last) prim::spin();
+      const uint32_t generation = prim::load_acquire(&barrier->generation);
+      while (!is_last && prim::load_acquire(&barrier->generation) == generation) prim::spin();
+    }
+    prim::block_sync();
+  } else if (mutant == 7) {  // thread 0 knows, the others go on
+    if (threadIdx.x == 0) {
+      prim::atomic_add_acquire_release(&barrier->arrived, 1);
+      while (prim::load_acquire(&barrier->arrived) < gridDim.x) prim::spin();
+    }
   } else {
     prim::grid_sync(barrier);
   }
@@ -229,7 +246,8 @@ const MutatedKernel sgemm = {"sgemm",
                               {"the next tile goes into the buffer that is being read"},
                               {"the tile of b is read transposed"},
                               {"the buffers are not swapped"},
-                              {"a column too many is written"}}};
+                              {"a column too many is written"},
+                              {"a barrier for every second tile only"}}};
 
 const MutatedKernel cluster_sum = {"cluster_sum",
                                    run_cluster,
@@ -240,7 +258,8 @@ const MutatedKernel cluster_sum = {"cluster_sum",
                                     {"arrives at the cluster barrier and does not wait"},
                                     {"a sum too many, which nobody wrote"},
                                     {"no cluster barrier before the total is read"},
-                                    {"the first block ends while others read its memory"}}};
+                                    {"the first block ends while others read its memory"},
+                                    {"a block arrives twice at the cluster barrier"}}};
 
 const MutatedKernel grid_barrier = {
     "grid_barrier",
@@ -250,6 +269,8 @@ const MutatedKernel grid_barrier = {
      {"no grid barrier"},
      {"the grid barrier without the block's before it"},
      {"waits for a block too many"},
-     {"the grid waits for blocks that are not resident"}}};
+     {"the grid waits for blocks that are not resident"},
+     {"a thread waits for a generation that has come already"},
+     {"no barrier of the block after its thread has waited for the grid"}}};
 
 }  // namespace lamina::LAMINA_DEVICE
