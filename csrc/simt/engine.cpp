@@ -60,6 +60,7 @@ SharedMemory::SharedMemory(int64_t bytes)
 }
 
 void SharedMemory::poison() {
+  asan::unpoison(data_, size_t(mapped_ - page));
   std::memset(data_, 0xff, size_t(mapped_ - page));
   asan::poison(data_ + bytes_, size_t(mapped_ - page - bytes_));
 }
@@ -103,6 +104,7 @@ void Block::end() {
       if (op.fetch)
         throw StateError(cat("the block has ended while a ", op.name, " still reads its shared memory"));
   for (Thread& t : threads) t.stores.land_all();
+  if (cluster->blocks.size() > 1) shared.poison();  // for those who kept a pointer to it
 }
 
 Block* Engine::block_of(const void* p) {
