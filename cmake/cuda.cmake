@@ -48,7 +48,7 @@ elseif(NOT archs)
     string(REPLACE "90" "90a" archs "${archs}")
     list(REMOVE_DUPLICATES archs)
   else()
-    set(archs 80 90a)
+    set(archs 80)  # and PTX, which newer GPUs compile when they first load it: a build for each takes minutes
   endif()
 endif()
 set(real_archs ${archs})
@@ -61,7 +61,12 @@ add_library(lamina_cuda MODULE ${cuda_sources} csrc/devices/cuda.cpp)
 set_source_files_properties(csrc/devices/cuda.cpp PROPERTIES LANGUAGE CUDA)
 # Random numbers are the same as on the CPU: no contraction to FMA.
 set_source_files_properties(csrc/kernels/random/random.cu PROPERTIES COMPILE_OPTIONS -fmad=false)
-set_target_properties(lamina_cuda PROPERTIES CUDA_STANDARD 20 CUDA_RUNTIME_LIBRARY Static CUDA_ARCHITECTURES "${real_archs};${lowest}-virtual" CUDA_VISIBILITY_PRESET hidden)
+if(NOT "90a" IN_LIST archs)  # has no PTX that a GPU could compile
+  set_source_files_properties(csrc/kernels/gemm/gemm_wgmma.cu PROPERTIES COMPILE_OPTIONS
+                              "-gencode=arch=compute_90a,code=sm_90a")
+endif()
+set_target_properties(lamina_cuda PROPERTIES CUDA_STANDARD 20 CUDA_RUNTIME_LIBRARY Static
+                      CUDA_ARCHITECTURES "${real_archs};${lowest}-virtual" CUDA_VISIBILITY_PRESET hidden)
 target_include_directories(lamina_cuda PRIVATE csrc)
 target_compile_definitions(lamina_cuda PRIVATE LAMINA_DEVICE=cuda)
 # A spill to local memory is an error; a serialised wgmma is found by tests/test_cuda_build.py in this log.

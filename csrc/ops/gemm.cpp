@@ -285,7 +285,7 @@ Array gradient_of_c(const Array& c, const Array& dy, double beta) {
   if (x.ndim() == 1) x = x.with_view(with_axis(x.view(), 0));
   const int64_t n = x.dim(x.ndim() - 1);
   const Array one = eval<"full">({}, {{"value", 1.0}, {"dtype", dy.dtype()}});
-  const Array ones(expanded(one.view(), Shape{n, 1}), one.storage());
+  const Array ones = one.with_view(expanded(one.view(), Shape{n, 1}));
   return reshaped(eval<"gemm">({x, ones, {}}, {{"alpha", beta}}), c.shape());
 }
 

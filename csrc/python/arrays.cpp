@@ -90,7 +90,7 @@ Tensor from_numpy(py::array a) {
     v.strides[i] = a.strides(i) / itemsize;
   }
   const int64_t bytes = v.size() * itemsize;
-  return tensor_from(Array(v, make_ref<Storage>(v.data, bytes, release_with_gil(a))));
+  return tensor_from(Array(v, make_ref<Storage>(v.data, bytes, release_with_gil(a)), Device{}));
 }
 
 // A copy of x in host memory that copies to the device reach directly.
@@ -102,8 +102,9 @@ Tensor pin_memory(const Tensor& x, const std::string& device) {
   DeviceLibrary* library = &device_library(where.type);
   View v = Spec::like(x.array.view(), x.array.dtype());
   v.data = library->allocate_pinned(std::max<int64_t>(x.array.bytes(), 1));
-  const Array pinned(v, make_ref<Storage>(v.data, x.array.bytes(),
-                                          [library, data = v.data] { library->free_pinned(data); }));
+  const Ref<Storage> memory =
+      make_ref<Storage>(v.data, x.array.bytes(), [library, data = v.data] { library->free_pinned(data); });
+  const Array pinned(v, memory, Device{});
   eval_all<"copy_">({pinned, x.array});
   return tensor_from(pinned);
 }

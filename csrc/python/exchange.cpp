@@ -164,7 +164,7 @@ py::list infer_exchanged(const std::string& name, const py::list& operands, cons
     check(v.ndim <= max_ndim, op.name(), "an operand has ", v.ndim, " axes; expected at most ", max_ndim);
     std::copy(shape.begin(), shape.end(), v.shape);
     std::copy(strides.begin(), strides.end(), v.strides);
-    in.emplace_back(v, Ref<Storage>{});
+    in.emplace_back(v, Ref<Storage>{}, Device{});
   }
   std::vector<PyObject*> raw;
   for (py::handle a : attributes) raw.push_back(a.ptr());

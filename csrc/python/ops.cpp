@@ -237,7 +237,7 @@ py::dict schemas() {
     result[py::str(op->name())] =
         py::dict(py::arg("schema") = std::string(op->schema_text), py::arg("inputs") = inputs,
                  py::arg("attrs") = attrs, py::arg("outputs") = py::cast(op->schema.outputs),
-                 py::arg("promotes") = op->promotes == Promotion::none       ? "none"
+                 py::arg("promotes") = op->promotes == Promotion::none     ? "none"
                                        : op->promotes_from > 0             ? "common after the first"
                                        : op->promotes == Promotion::common ? "common"
                                                                            : "floating",

@@ -77,7 +77,7 @@ class Array {
   explicit Array(const View& dense_view);  // allocates on the current device; dense_view.data is ignored
   Array(const View& dense_view, Arena& arena);
   explicit Array(const Spec& spec) : Array(spec.view()) {}
-  Array(const View& view, Ref<Storage> storage, Device device = {});  // a view on existing storage
+  Array(const View& view, Ref<Storage> storage, Device device);  // a view on existing storage
   Array with_view(const View& view) const { return Array(view, storage(), device()); }  // on the same storage
 
   explicit operator bool() const { return bool(body_); }
