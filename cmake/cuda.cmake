@@ -36,6 +36,8 @@ endif()
 enable_language(CUDA)
 set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # CMake before 3.25.2 does not know that nvcc has it
 
+# Machine code for the architectures that are asked for, else for the GPU that is here. Where there is none, only PTX, which
+# a GPU's driver compiles at first use: machine code for one architecture takes as long to build as all CPU kernels.
 set(archs ${LAMINA_CUDA_ARCHS})
 if(archs STREQUAL all)
   set(archs 80 86 89 90a 100 120)
@@ -47,14 +49,17 @@ elseif(NOT archs)
     string(REPLACE "\n" ";" archs "${archs}")
     string(REPLACE "90" "90a" archs "${archs}")
     list(REMOVE_DUPLICATES archs)
-  else()
-    set(archs 80)  # and PTX, which newer GPUs compile when they first load it: a build for each takes minutes
   endif()
 endif()
-set(real_archs ${archs})
-list(TRANSFORM real_archs APPEND "-real")
-list(GET archs 0 lowest)
-string(REPLACE "a" "" lowest ${lowest})
+set(code ${archs})
+list(TRANSFORM code APPEND "-real")
+if(archs)
+  list(GET archs 0 lowest)
+  string(REPLACE "a" "" lowest ${lowest})
+else()
+  set(lowest 80)
+endif()
+list(APPEND code ${lowest}-virtual)
 
 file(GLOB cuda_sources CONFIGURE_DEPENDS csrc/kernels/*/*.cu)
 add_library(lamina_cuda MODULE ${cuda_sources} csrc/devices/cuda.cpp)
@@ -66,7 +71,7 @@ if(NOT "90a" IN_LIST archs)  # has no PTX that a GPU could compile
                               "-gencode=arch=compute_90a,code=sm_90a")
 endif()
 set_target_properties(lamina_cuda PROPERTIES CUDA_STANDARD 20 CUDA_RUNTIME_LIBRARY Static
-                      CUDA_ARCHITECTURES "${real_archs};${lowest}-virtual" CUDA_VISIBILITY_PRESET hidden)
+                      CUDA_ARCHITECTURES "${code}" CUDA_VISIBILITY_PRESET hidden)
 target_include_directories(lamina_cuda PRIVATE csrc)
 target_compile_definitions(lamina_cuda PRIVATE LAMINA_DEVICE=cuda)
 # A spill to local memory is an error; a serialised wgmma is found by tests/test_cuda_build.py in this log.
@@ -79,6 +84,6 @@ else()
   set_target_properties(lamina_cuda PROPERTIES LIBRARY_OUTPUT_DIRECTORY ${LAMINA_OUTPUT_DIR})
 endif()
 
-list(JOIN archs ", " archs_text)
-set(cuda_built "nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${archs_text} and PTX")
+list(JOIN code ", " code_text)
+set(cuda_built "nvcc ${CMAKE_CUDA_COMPILER_VERSION} for ${code_text}")
 message(STATUS "Lamina: CUDA by ${cuda_built}")

