@@ -1,4 +1,11 @@
-// Convolutions on a device; kernels/conv2d/conv2d.h has the mathematics.
+// Convolutions on a device; kernels/conv2d/conv2d.h has the mathematics. Which kernel, and the launches:
+//
+//   depthwise.cuh   one filter per channel
+//   mma.cuh         matrix units: bf16, f16, and float32 unless it is to be IEEE; large problems
+//   simt.cuh        ordinary cores: float64, small problems, groups of few channels
+//
+// A result takes one launch, and one for each operand that has to be brought into the form its kernel reads. Gradients of
+// weight and bias take two: sums over ranges of pixels, and the sums of these in their order.
 #include "kernels/conv2d/conv2d.h"
 
 #include <algorithm>
@@ -45,14 +52,13 @@ void with_pack(const Conv2dArgs& a, F f) {
 
 // --- What to launch ----------------------------------------------------------------------------------------------
 
-// Sums of a convolution as `count` products of M x N sums over K.
+// Sums of a convolution as `count` products of M x N sums over K. `depth` channels of K (over pixels: of N) are loaded
+// together, by the matrix units in chunks of eight; `copies` launches that move `bytes` bring operands to that form.
 struct ConvProblem {
   Dtype dtype;
   int planes;  // that the matrix units need; 0: they are not exact enough
-  double M, N, K,
-      depth;  // depth: channels of what is loaded in chunks of eight, as part of K or, over pixels, of N
-  double count;
-  double copies, bytes;  // that bring operands into chunks for the matrix units: launches and what they move
+  double M, N, K, depth, count;
+  double copies, bytes;
   bool splits_k;
 };
 
@@ -64,8 +70,8 @@ struct ConvTile {
   double cycles = 0;  // estimate
 };
 
-// Multiply-adds per cycle of a multiprocessor, as kernels/gemm measures them by: its matrix units with float32 sums as
-// mma.sync gets them, and its ordinary cores.
+// Multiply-adds per cycle of a multiprocessor: its matrix units with float32 sums, as mma.sync gets them, and its
+// ordinary cores (kernels/gemm/gemm.cu has the sources).
 double matrix_rate(int architecture) {
   const bool is_data_centre = architecture == 80 || architecture == 90 || architecture == 100;
   return !is_data_centre ? 256 : architecture == 90 ? 1290 : 1024;

@@ -28,6 +28,8 @@
 //   S C consecutive elements: R taps with K = S C. Reads x in any layout.
 //   depthwise: vectors over channels, all taps of 4 pixels in registers.
 //   dweight: K = pixels. x and dy of ~256 pixels are packed into panels once and serve all taps by shifting the start.
+//   On devices a block sums a tile of the product, whose operands come to shared memory straight from the pixels
+//   (implicit.cuh), on the matrix units or the ordinary cores, whichever takes fewer cycles; depthwise as above.
 // Determinism  tasks and partial sums are cut by shape only; partial sums are added in order. Chunks of K are summed
 //   from zero and then added, so that rounding errors grow with the chunk plus the number of chunks, not their product.
 // Sources  row pointers: M. Dukhan, "The Indirect Convolution Algorithm", arXiv:1907.02129.
