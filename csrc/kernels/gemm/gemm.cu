@@ -101,7 +101,7 @@ GemmTile choose_tile(const GemmProblem& p) {
       const double waves = double(ceil_div(tiles * splits, p.sm_count));
       const double slice = std::max(c.slice_cycles, double(c.m * c.n * c.k) / c.rate);
       const double products = waves * (slice * double(t.kc / c.k) + block_cycles);
-      const double traffic = double(tiles * splits * (c.m + c.n) * t.kc * element_size);
+      const double traffic = double(tiles * splits) * double((c.m + c.n) * t.kc * element_size);
       t.bytes = bytes + 2 * partial;
       t.cycles = std::max(products, std::max(t.bytes / dram, traffic / l2) / p.sm_count) +
                  launch_cycles * (launches + (splits > 1));
@@ -160,7 +160,7 @@ Operand transposed(Operand o) {
   return o;
 }
 
-// True iff the operand can be copied in aligned chunks of 16 bytes along its lines or along K; sets which. Strides of
+// True iff the operand can be copied in aligned chunks of 16 bytes along its lines or along K, and along which. Strides of
 // axes with one element are replaced by what suits.
 bool is_aligned_operand(const Product& p, const Operand& o, int64_t lines, int64_t& line_stride,
                         int64_t& k_stride, bool* is_k_major) {

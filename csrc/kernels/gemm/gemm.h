@@ -95,13 +95,11 @@ struct GemmProblem {
 struct GemmTile {
   GemmPath path = GemmPath::packed;
   bool copy_a = false, copy_b = false;  // A is copied into bands; on devices A and B into aligned lines
-  int planes = 0;                       // of which an operand of the matrix units is the sum
-  int64_t mc = 0, nc = 0,
-          kc = 0;  // blocks of the loops; on devices the sums of a thread block and the part of K it takes
-  int64_t chunk_m = 0, chunk_n = 0;  // what a thread takes at a time
-  int64_t chunk_batch = 0;           // whole products per chunk; 1 where a product has several chunks
-  double bytes = 0,
-         cycles = 0;  // estimates: memory traffic with packing, and cycles of multiply-adds and packing
+  int planes = 0;                       // devices: of which an operand of the matrix units is the sum
+  int64_t mc = 0, nc = 0, kc = 0;       // blocks of the loops; devices: what a thread block sums
+  int64_t chunk_m = 0, chunk_n = 0;     // what a thread takes at a time
+  int64_t chunk_batch = 0;              // whole products per chunk; 1 where a product has several chunks
+  double bytes = 0, cycles = 0;         // estimates: memory traffic with copies; time of products and copies
 };
 inline std::ostream& operator<<(std::ostream& out, const GemmTile& t) {
   return out << name_of(t.path) << ' ' << t.mc << " x " << t.nc << " x " << t.kc

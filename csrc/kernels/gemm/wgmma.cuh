@@ -115,6 +115,8 @@ __global__ void __launch_bounds__(Tile::threads, 1)
     if (prim::warp() < 4) {
       prim::give_up_registers<40>();
       if (prim::thread() > 0) return;
+      prim::prefetch(maps.a.map);
+      prim::prefetch(maps.b.map);
       for (int slice = 0; slice < slices; ++slice, ring.advance()) {
         auto& stage = shared.stages[ring.stage];
         prim::Mbarrier* full = &shared.full[ring.stage];
