@@ -127,19 +127,24 @@ Gradients mean_vjp(const Saved& s, const Inputs& dy) {
 }
 
 // With zeros among the factors, the product of the others is not y / x: it is the product P of the factors that are not
-// zero for a single zero, 0 for everything else beside it, and 0 everywhere for several zeros.
+// zero for a single zero, 0 for everything else beside it, and 0 everywhere for several zeros. P may be beyond the range
+// of float16 where the gradient is not, so that is computed in float32.
 Gradients prod_vjp(const Saved& s, const Inputs& dy) {
-  const Array& x = s.in[0];
+  const Dtype dtype = s.in[0].dtype();
+  const auto cast = [&](const Array& a, Dtype to) {
+    return dtype == Dtype::float16 ? eval<"cast">({a}, {{"dtype", to}}) : a;
+  };
+  const Array x = cast(s.in[0], Dtype::float32);
   const Axes axes = axes_in<Reduction::prod>(x, s.attrs);
   const Attr& dim = s.attrs["dim"];
   const Array is_zero = eval<"eq">({x, scalar(0, x.dtype())});
   const Array factors = eval<"where">({is_zero, scalar(1, x.dtype()), x});
   const Array P = eval<"prod">({factors}, {{"dim", dim}, {"keepdim", true}});
   const Array zeros = eval<"sum">({is_zero}, {{"dim", dim}, {"keepdim", true}});
-  const Array g = eval<"mul">({keep_axes(dy[0], x.ndim(), axes), P});
+  const Array g = eval<"mul">({keep_axes(cast(dy[0], Dtype::float32), x.ndim(), axes), P});
   const Array at_others = eval<"where_backward_a">({eval<"eq">({zeros, scalar(0, Dtype::int64)}), g});
   const Array at_zero = eval<"where_backward_a">({eval<"eq">({zeros, scalar(1, Dtype::int64)}), g});
-  return {eval<"where">({is_zero, at_zero, eval<"div">({at_others, factors})})};
+  return {cast(eval<"where">({is_zero, at_zero, eval<"div">({at_others, factors})}), dtype)};
 }
 
 template <Reduction op>
