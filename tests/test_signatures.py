@@ -18,8 +18,11 @@ FUNCTIONS = {
     for name, function in vars(lamina.functional).items()
     if inspect.isfunction(function) and function.__module__ == "lamina.functional" and name[0] != "_"
 }
+# Without those for the tensors of PyTorch, and the CUDA library, which lies beside them.
 MODULES = [
-    m.name for m in pkgutil.walk_packages(lamina.__path__, "lamina.") if "._" not in m.name and "torch" not in m.name
+    module.name
+    for module in pkgutil.walk_packages(lamina.__path__, "lamina.")
+    if not any(part in module.name for part in ("._", ".torch", ".lib"))
 ]
 NAMESPACE = {"lamina": lamina, "np": np, "nn": lamina.nn, "optim": lamina.optim, "F": lamina.functional}
 

@@ -170,9 +170,7 @@ def test_printing():
     assert "bfloat16" in repr(lamina.tensor([1.0], dtype="bfloat16"))
 
 
-def test_a_device_that_is_not_there_says_why():
-    with pytest.raises(RuntimeError, match=r"'cuda' is not available: .*CPU"):
-        lamina.tensor([1.0], device="cuda")
+def test_an_unknown_device_is_refused():
     with pytest.raises(ValueError, match="unknown device 'gpu'"):
         lamina.tensor([1.0], device="gpu")
 
