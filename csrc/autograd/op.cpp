@@ -277,9 +277,7 @@ void evaluate(const Op& op, const Inputs& in, const Attrs& attrs, Outputs& out) 
     const DeviceScope scope(device);
     return evaluate(op, in, attrs, out);
   }
-  Inference inference;
-  inference.device = device;
-  op.infer(in, attrs, inference);
+  const Inference inference = infer(op, in, attrs);
   if (inference.is_alias) {
     out.push_back(in[0].with_view(inference.views[0]));
     return;
