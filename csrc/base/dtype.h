@@ -149,6 +149,21 @@ template <class F>
   __builtin_unreachable();
 }
 
+// Calls f(Type<unsigned integer of the element's size>), for what moves without being computed on.
+template <class F>
+[[gnu::always_inline]] inline void dispatch_element(Dtype t, F&& f) {
+  switch (size_of(t)) {
+    case 1:
+      return f(Type<uint8_t>{});
+    case 2:
+      return f(Type<uint16_t>{});
+    case 4:
+      return f(Type<uint32_t>{});
+    default:
+      return f(Type<uint64_t>{});
+  }
+}
+
 // Scalar conversions, round to nearest even. NaN stays NaN (quiet).
 [[gnu::always_inline]] LAMINA_HD inline float to_float(bf16 x) {
   uint32_t u = uint32_t(x.bits) << 16;

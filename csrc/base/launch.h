@@ -11,6 +11,8 @@
 #include <functional>
 
 #include "base/check.h"
+#include "base/device_library.h"
+#include "base/integer.h"
 
 #if !defined(LAMINA_SIM)
 #include <cuda_runtime.h>
@@ -37,18 +39,13 @@ struct Launch {
   bool is_dependent = false;    // may start while the launch before it drains: the kernel waits for it itself
 };
 
+// Blocks along y and z at most, and as many as are wanted along x where blocks go through several tiles.
+inline constexpr int64_t grid_limit = 65535;
+
 struct DeviceProperties {
   int sm_count;
   int architecture;    // 80, 86, 89, 90, 100, 120
   int64_t max_shared;  // bytes of shared memory that a block may ask for
-};
-
-// What the runtime gives the launches of a thread. Memory from `allocate` is used in stream order: it may be handed
-// to a later launch as soon as it was freed.
-struct DeviceHooks {
-  void* stream;
-  void* (*allocate)(int64_t bytes);
-  void (*free)(void* data, int64_t bytes);
 };
 
 #if defined(LAMINA_SIM)
@@ -60,7 +57,7 @@ void run(const char* name, const Launch& launch, const std::function<void()>& th
 
 namespace LAMINA_DEVICE {
 
-DeviceHooks& device_hooks();                  // the calling thread's
+LaunchContext& launch_context();              // the calling thread's
 const DeviceProperties& device_properties();  // the current device's
 
 // Scratch memory for the launches made during its life.
@@ -69,11 +66,11 @@ class DeviceScratch {
  public:
   explicit DeviceScratch(int64_t n)
       : bytes_(n * int64_t(sizeof(T))),
-        data_(n ? static_cast<T*>(device_hooks().allocate(bytes_)) : nullptr) {}
+        data_(n ? static_cast<T*>(launch_context().allocate(bytes_)) : nullptr) {}
   DeviceScratch(const DeviceScratch&) = delete;
   DeviceScratch& operator=(const DeviceScratch&) = delete;
   ~DeviceScratch() {
-    if (data_) device_hooks().free(data_, bytes_);
+    if (data_) launch_context().free(data_, bytes_);
   }
   T* data() const { return data_; }
   operator T*() const { return data_; }
@@ -89,7 +86,7 @@ class DeviceScratch {
 }
 
 inline void check_launch(const char* name, const Launch& l) {
-  if (l.grid.x > INT32_MAX || l.grid.y > 65535 || l.grid.z > 65535)
+  if (l.grid.x > INT32_MAX || l.grid.y > grid_limit || l.grid.z > grid_limit)
     fail_launch(name, l, "the grid is too large");
   if (l.block.size() > 1024 || l.block.z > 64) fail_launch(name, l, "a block has more than 1024 threads");
   if (l.grid.x % l.cluster.x || l.grid.y % l.cluster.y || l.grid.z % l.cluster.z)
@@ -101,12 +98,12 @@ inline void check_launch(const char* name, const Launch& l) {
 
 #if defined(LAMINA_SIM)
 
-inline DeviceHooks& device_hooks() {
-  thread_local DeviceHooks hooks = {
+inline LaunchContext& launch_context() {
+  thread_local LaunchContext context = {
       .stream = nullptr,
       .allocate = [](int64_t bytes) { return std::aligned_alloc(256, size_t((bytes + 255) / 256 * 256)); },
       .free = [](void* data, int64_t) { std::free(data); }};
-  return hooks;
+  return context;
 }
 
 // LAMINA_SIM_ARCHITECTURE: what `sim` passes for, 90 unless set. Instructions of later ones fail.
@@ -134,18 +131,18 @@ inline void check_cuda(cudaError_t status, const char* call) {
     fail<StateError>(call, cudaGetErrorName(status), ": ", cudaGetErrorString(status));
 }
 
-inline DeviceHooks& device_hooks() {
-  thread_local DeviceHooks hooks = {
+inline LaunchContext& launch_context() {
+  thread_local LaunchContext context = {
       .stream = nullptr,
       .allocate =
           [](int64_t bytes) {
             void* data = nullptr;
-            check_cuda(cudaMallocAsync(&data, size_t(bytes), cudaStream_t(device_hooks().stream)),
+            check_cuda(cudaMallocAsync(&data, size_t(bytes), cudaStream_t(launch_context().stream)),
                        "cudaMallocAsync");
             return data;
           },
-      .free = [](void* data, int64_t) { cudaFreeAsync(data, cudaStream_t(device_hooks().stream)); }};
-  return hooks;
+      .free = [](void* data, int64_t) { cudaFreeAsync(data, cudaStream_t(launch_context().stream)); }};
+  return context;
 }
 
 inline int current_device() {
@@ -200,7 +197,7 @@ void launch(const char* name, void (*kernel)(Params...), const Launch& l, const 
   cudaLaunchConfig_t config = {.gridDim = dim(l.grid),
                                .blockDim = dim(l.block),
                                .dynamicSmemBytes = size_t(l.shared),
-                               .stream = cudaStream_t(device_hooks().stream),
+                               .stream = cudaStream_t(launch_context().stream),
                                .attrs = attributes,
                                .numAttrs = 0};
   auto attribute = [&](cudaLaunchAttributeID id) -> cudaLaunchAttributeValue& {

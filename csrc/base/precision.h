@@ -26,6 +26,21 @@ constexpr std::optional<Float32Precision> parse_float32_precision(std::string_vi
   return std::nullopt;
 }
 
+// Planes that a float32 operand needs; 0: matrix units are not exact enough.
+constexpr int planes_of(Float32Precision precision) {
+  switch (precision) {
+    case Float32Precision::highest:
+      return 3;
+    case Float32Precision::ieee:
+      return 0;
+    case Float32Precision::high:
+      return 2;
+    case Float32Precision::medium:
+      return 1;
+  }
+  return 0;
+}
+
 // The setting of the process. Ops read it and hand it on in the arguments of kernels, so a recorded step keeps the one it
 // was recorded with.
 inline std::atomic<Float32Precision> float32_precision = Float32Precision::highest;

@@ -7,11 +7,7 @@
 namespace lamina {
 namespace {
 
-void check_call(cudaError_t status, const char* call) {
-  if (status != cudaSuccess)
-    fail<StateError>(call, cudaGetErrorName(status), ": ", cudaGetErrorString(status));
-}
-#define LAMINA_CHECK_CUDA(call) check_call(call, #call)
+#define LAMINA_CHECK_CUDA(call) cuda::check_cuda(call, #call)
 
 // Makes a device current while it lives.
 class OnDevice {
@@ -57,7 +53,7 @@ class CudaLibrary final : public DeviceLibrary {
 
   void set_launch_context(const LaunchContext& c) override {
     LAMINA_CHECK_CUDA(cudaSetDevice(c.device));
-    cuda::device_hooks() = {c.stream, c.allocate, c.free};
+    cuda::launch_context() = c;
   }
 
   void* allocate(int device, int64_t bytes) override {
@@ -68,7 +64,7 @@ class CudaLibrary final : public DeviceLibrary {
       cudaGetLastError();  // clears it
       return nullptr;
     }
-    check_call(status, "cudaMalloc");
+    cuda::check_cuda(status, "cudaMalloc");
     return block;
   }
   void free(int device, void* memory) override {
@@ -150,7 +146,7 @@ class CudaLibrary final : public DeviceLibrary {
     cudaGraphExec_t executable = nullptr;
     const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
     cudaGraphDestroy(graph);
-    check_call(status, "cudaGraphInstantiate");
+    cuda::check_cuda(status, "cudaGraphInstantiate");
     return executable;
   }
   void launch_graph(void* graph, void* stream) override {

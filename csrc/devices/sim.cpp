@@ -16,9 +16,7 @@ class Simulator final : public DeviceLibrary {
   std::string describe(int) override { return "CUDA kernels executed on the CPU, for tests"; }
   bool is_host_memory() const override { return true; }
 
-  void set_launch_context(const LaunchContext& c) override {
-    sim::device_hooks() = {c.stream, c.allocate, c.free};
-  }
+  void set_launch_context(const LaunchContext& c) override { sim::launch_context() = c; }
 
   void* allocate(int, int64_t bytes) override {
     // As aligned as a GPU's memory, and not by more, so that a sanitizer sees the end of the block.

@@ -13,6 +13,7 @@
 
 #include "kernels/conv2d/depthwise.cuh"
 #include "kernels/conv2d/simt.cuh"
+#include "kernels/gemm/rates.h"
 
 namespace lamina::LAMINA_DEVICE {
 namespace {
@@ -70,20 +71,12 @@ struct ConvTile {
   double cycles = 0;  // estimate
 };
 
-// Multiply-adds per cycle of a multiprocessor: its matrix units with float32 sums, as mma.sync gets them, and its
-// ordinary cores (kernels/gemm/gemm.cu has the sources).
-double matrix_rate(int architecture) {
-  const bool is_data_centre = architecture == 80 || architecture == 90 || architecture == 100;
-  return !is_data_centre ? 256 : architecture == 90 ? 1290 : 1024;
-}
-double core_rate(int architecture) { return architecture == 80 ? 64 : 128; }
-
 ConvTile choose_tile(const ConvProblem& p) {
   constexpr double dram = 20;             // bytes per cycle and multiprocessor, of H200 and similar
   constexpr double launch_cycles = 3000;  // what a further launch costs
   constexpr double block_cycles = 1500;   // from its start to its first product, and its epilogue
   const DeviceProperties& device = device_properties();
-  const double core = core_rate(device.architecture), sm_count = device.sm_count;
+  const double core = core_rate(p.dtype, device.architecture), sm_count = device.sm_count;
   const double matrix = p.planes ? matrix_rate(device.architecture) / (p.planes * (p.planes + 1) / 2) : 0;
   const double core_large = p.dtype == Dtype::float32 ? 0.8 * core : 0;
   const ConvTile tiles[] = {
@@ -112,17 +105,7 @@ template <class T>
 int planes_of(const Conv2dArgs& a) {
   if (dtype_of<T> == Dtype::float64 || a.x.size() == 0 || a.y.size() == 0) return 0;
   if (dtype_of<T> != Dtype::float32) return 1;
-  switch (a.precision) {
-    case Float32Precision::highest:
-      return 3;
-    case Float32Precision::ieee:
-      return 0;
-    case Float32Precision::high:
-      return 2;
-    case Float32Precision::medium:
-      return 1;
-  }
-  return 0;
+  return lamina::planes_of(a.precision);
 }
 
 template <class T>
@@ -142,7 +125,7 @@ void launch_depthwise(const char* name, const TapSum& p, const Compute<T>* weigh
   const int64_t runs = result.shape[0] * p.axis(0, 0).count * ceil_div(p.axis(1, 0).count, depthwise_run<V>);
   launch(name, depthwise_kernel<T, V, Taps, Step>,
          {.grid = {std::min(ceil_div(runs, block.y), most_blocks), channel_blocks,
-                   std::min<int64_t>(p.phases, 65535)},
+                   std::min<int64_t>(p.phases, grid_limit)},
           .block = block},
          p, weights);
 }
@@ -235,7 +218,8 @@ void depthwise_gradient(PixelSum p) {
     p.split(larger(1, std::min(wanted, p.pixels / (16 * block.y))), 1);
     const DeviceScratch<Compute<T>> partial(p.splits * p.size());
     launch("conv2d_backward_weight", depthwise_gradient_kernel<T, V>,
-           {.grid = {p.splits, channel_blocks, std::min<int64_t>(ceil_div(p.columns, gradient_taps), 65535)},
+           {.grid = {p.splits, channel_blocks,
+                     std::min<int64_t>(ceil_div(p.columns, gradient_taps), grid_limit)},
             .block = block,
             .shared = sizeof(Shared)},
            p, partial.data());

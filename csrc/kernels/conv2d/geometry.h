@@ -2,14 +2,11 @@
 // for devices.
 #pragma once
 
+#include "base/integer.h"
 #include "kernels/conv2d/conv2d.h"
 
 namespace lamina {
 
-[[gnu::always_inline]] LAMINA_HD inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-[[gnu::always_inline]] LAMINA_HD inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-[[gnu::always_inline]] LAMINA_HD inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-[[gnu::always_inline]] LAMINA_HD inline int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 [[gnu::always_inline]] LAMINA_HD inline int64_t common_divisor(int64_t a, int64_t b) {
   while (b != 0) {
     const int64_t rest = a % b;

@@ -187,7 +187,7 @@ inline void pack_strips(Matrix<const bf16> m, int64_t lines, int64_t K, bool by_
   for (int64_t n = 0; n < tiles * steps; ++n) {
     const int64_t tile = along_k ? n / steps : n % tiles, step = along_k ? n % steps : n / tiles;
     const int64_t i = tile * amx_lines, k = step * amx_depth;
-    pack_tile(m.at(i, k), max_of(0, min_of(amx_lines, lines - i)), min_of(amx_depth, K - k), by_line,
+    pack_tile(m.at(i, k), larger(0, smaller(amx_lines, lines - i)), smaller(amx_depth, K - k), by_line,
               out + ((tile / 2 * steps + step) * 2 + tile % 2) * amx_tile);
   }
 }
@@ -220,11 +220,11 @@ inline void multiply_amx(int64_t M, int64_t N, int64_t K, Matrix<const bf16> a, 
   Tiles tiles;
   const bool is_single = K <= kc;  // one block of k: sums are finished at once
   for (int64_t jc = 0; jc < N; jc += nc) {
-    const int64_t columns = min_of(nc, N - jc);
+    const int64_t columns = smaller(nc, N - jc);
     const int64_t bands = ceil_div(M, amx_side), panels = ceil_div(columns, amx_side);
     float* sums = scratch<float>(Scratch::tile, block * (is_single ? 1 : bands * panels));
     for (int64_t pc = 0; pc < K; pc += kc) {
-      const int64_t k = min_of(kc, K - pc), steps = ceil_div(k, amx_depth), strip = 2 * amx_tile * steps;
+      const int64_t k = smaller(kc, K - pc), steps = ceil_div(k, amx_depth), strip = 2 * amx_tile * steps;
       bf16* packed_a = scratch<bf16>(Scratch::pack_a, bands * strip);
       bf16* packed_b = scratch<bf16>(Scratch::pack_b, panels * strip);
       pack_strips(a.at(0, pc), M, k, true, packed_a);
@@ -235,8 +235,8 @@ inline void multiply_amx(int64_t M, int64_t N, int64_t K, Matrix<const bf16> a, 
           multiply_strips(tiles, steps, packed_a + band * strip, packed_b + panel * strip, c, pc > 0);
           if (pc + k < K) continue;
           const int64_t i = band * amx_side, j = panel * amx_side;
-          finish(epilogue, c, amx_side, i0 + i, j0 + jc + j, min_of(amx_side, M - i),
-                 min_of(amx_side, columns - j));
+          finish(epilogue, c, amx_side, i0 + i, j0 + jc + j, smaller(amx_side, M - i),
+                 smaller(amx_side, columns - j));
         }
       }
     }

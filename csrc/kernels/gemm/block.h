@@ -83,11 +83,11 @@ template <class S, class B, class Sink>
 LAMINA_INLINE void multiply_block(int64_t M, int64_t N, int64_t K, Bands<S> a, const B* b,
                                   int64_t panel_stride, int64_t b_stride, bool is_sum, const Sink& sink) {
   for (int64_t j = 0; j < N; j += tile_columns<S>, b += panel_stride) {
-    const int cols = int(min_of(tile_columns<S>, N - j)), vectors = int(ceil_div(cols, Vec<S>::N));
+    const int cols = int(smaller(tile_columns<S>, N - j)), vectors = int(ceil_div(cols, Vec<S>::N));
     TileArgs<S, B> t{a.data, a.row_stride, a.k_stride, b, b_stride, K, nullptr, sink.ld, 0, is_sum};
     t.last = cols - (vectors - 1) * Vec<S>::N;
     for (int64_t i = 0; i < M; i += tile_rows, t.a += a.band_stride) {
-      const int rows = int(min_of(tile_rows, M - i));
+      const int rows = int(smaller(tile_rows, M - i));
       t.c = sink.at(i, j);
       tile_table<S, B>.f[rows - 1][vectors - 1](t);
       sink.done(i, j, rows, cols);

@@ -66,7 +66,7 @@ template <class T>
   const Vec<S> alpha = Vec<S>::set1(e.alpha), beta = Vec<S>::set1(e.beta);
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < cols; j += N) {
-      const int n = int(min_of(N, cols - j));
+      const int n = int(smaller(N, cols - j));
       const auto operand = [&](const Matrix<const T>& m) {
         const Matrix<const T> at = m.at(i0 + i, j0 + j);
         return fetch<T>(at.data, at.column_stride, n);
@@ -101,9 +101,9 @@ void epilogue_backward_typed(const EpilogueBackwardArgs& args) {
     S total[strip] = {};
     for (int64_t i0 = 0; i0 < rows; i0 += block) {
       S sum[strip] = {};
-      for (int64_t i = i0; i < min_of(i0 + block, rows); ++i) {
+      for (int64_t i = i0; i < smaller(i0 + block, rows); ++i) {
         for (int64_t j = j0; j < j1; j += N) {
-          const int n = int(min_of(N, j1 - j));
+          const int n = int(smaller(N, j1 - j));
           Vec<S> v = fetch<T>(dy.at(i, j).data, dy.column_stride, n);
           if (saved.data) {
             const Vec<S> x = fetch<T>(saved.at(i, j).data, saved.column_stride, n);

@@ -2,6 +2,7 @@
 
 #include "kernels/gemm/matrix_launch.cuh"
 #include "kernels/gemm/planes.cuh"
+#include "kernels/gemm/rates.h"
 #include "kernels/gemm/simt.cuh"
 
 namespace lamina::LAMINA_DEVICE {
@@ -19,35 +20,6 @@ struct Candidate {
 
 using SmallTile = SimtTile<32, 64, 4, 4>;
 using LargeTile = SimtTile<128, 64, 8, 8>;
-
-constexpr bool is_data_centre(int architecture) {
-  return architecture == 80 || architecture == 90 || architecture == 100;
-}
-
-// Multiply-adds per cycle of the ordinary cores of an SM: "Arithmetic Instructions" in the CUDA programming guide.
-double core_rate(Dtype t, int architecture) {
-  if (t == Dtype::float64) return !is_data_centre(architecture) ? 2 : architecture == 80 ? 32 : 64;
-  return architecture == 80 ? 64 : 128;
-}
-// And of its matrix units with float32 sums, as mma.sync gets them: 0.63 of the 2048 of Hopper; small chips have a quarter.
-double matrix_rate(int architecture) {
-  return !is_data_centre(architecture) ? 256 : architecture == 90 ? 1290 : 1024;
-}
-
-// Planes that a float32 operand needs; 0: matrix units are not exact enough.
-int planes_of(Float32Precision precision) {
-  switch (precision) {
-    case Float32Precision::highest:
-      return 3;
-    case Float32Precision::ieee:
-      return 0;
-    case Float32Precision::high:
-      return 2;
-    case Float32Precision::medium:
-      return 1;
-  }
-  return 0;
-}
 
 // The tile of the kernel with the least estimated time, and into how many ranges it cuts K: only so far that each range
 // is worth its own block and the sums of the ranges fit a scratch of 128 MiB.

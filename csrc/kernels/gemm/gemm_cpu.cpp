@@ -59,11 +59,11 @@ GemmTile choose_tile(const GemmProblem& p) {
 
   // Equal blocks, so that none is a sliver.
   const auto equal = [](int64_t n, int64_t block, int64_t step) {
-    return max_of(1, ceil_div(ceil_div(n, max_of(1, ceil_div(n, block))), step) * step);
+    return larger(1, ceil_div(ceil_div(n, larger(1, ceil_div(n, block))), step) * step);
   };
   t.kc = equal(K, t.kc, is_amx ? amx_depth : 8);
-  t.mc = equal(M, max_of(rows, block_a_bytes / (t.kc * p.compute_size)), rows);
-  t.nc = equal(N, max_of(columns, block_b_bytes / (t.kc * p.compute_size)), columns);
+  t.mc = equal(M, larger(rows, block_a_bytes / (t.kc * p.compute_size)), rows);
+  t.nc = equal(N, larger(columns, block_b_bytes / (t.kc * p.compute_size)), columns);
   // Columns of A would touch a line for each element.
   const bool a_reads_well = p.a_column_stride == 1 && !crowds_sets(p.a_row_stride);
   t.copy_a = p.element_size != p.compute_size ||
@@ -76,15 +76,15 @@ GemmTile choose_tile(const GemmProblem& p) {
   t.bytes = (double(M) * K + double(K) * N + double(M) * N) * double(p.element_size) +
             2 * (packs_a + packs_b) * double(is_amx ? p.element_size : p.compute_size);
   const double time =
-      max_of(int64_t(t.cycles), int64_t(t.bytes / 8)) + 1;  // 8 bytes per cycle from beyond L2
+      larger(int64_t(t.cycles), int64_t(t.bytes / 8)) + 1;  // 8 bytes per cycle from beyond L2
 
   // Four chunks per thread balance the load. Whole products first; then C is cut so that least is packed
   // twice: each column of chunks packs A anew, each row of chunks packs B anew.
   const int64_t wanted =
-      p.threads == 1 ? 1 : max_of(1, min_of(4 * p.threads, int64_t(time * double(p.batch) / chunk_cycles)));
+      p.threads == 1 ? 1 : larger(1, smaller(4 * p.threads, int64_t(time * double(p.batch) / chunk_cycles)));
   t.chunk_batch = ceil_div(p.batch, wanted);
-  t.chunk_m = max_of(M, 1);
-  t.chunk_n = max_of(N, 1);
+  t.chunk_m = larger(M, 1);
+  t.chunk_n = larger(N, 1);
   if (p.batch < wanted) {
     const int64_t cuts = ceil_div(wanted, p.batch);
     double best = -1;
@@ -100,8 +100,8 @@ GemmTile choose_tile(const GemmProblem& p) {
   }
   if (!p.sums_in_y) {  // sums wait in a scratch block of chunk_m x nc: 2 MiB at most, 1 MiB beside packed strips in L2
     const int64_t side = is_amx ? 512 : 768;
-    t.chunk_m = min_of(t.chunk_m, equal(t.chunk_m, side, rows));
-    t.nc = min_of(t.nc, max_of(columns, side / columns * columns));
+    t.chunk_m = smaller(t.chunk_m, equal(t.chunk_m, side, rows));
+    t.nc = smaller(t.nc, larger(columns, side / columns * columns));
   }
   return t;
 }
@@ -159,7 +159,7 @@ void run_chunk(const Product<T>& p, const GemmTile& t, int64_t m0, int64_t m1, i
       !sums_in_y && p.K <= t.kc && (t.path == GemmPath::packed || t.path == GemmPath::in_place);
   const int64_t M = m1 - m0;
   for (int64_t jc = n0; jc < n1; jc += t.nc) {
-    const int64_t N = min_of(t.nc, n1 - jc);
+    const int64_t N = smaller(t.nc, n1 - jc);
     ChunkSink<T> sink{};
     if (sums_in_y) {
       const Matrix<T> y = p.epilogue.y.at(m0, jc);
@@ -176,7 +176,7 @@ void run_chunk(const Product<T>& p, const GemmTile& t, int64_t m0, int64_t m1, i
 
     int64_t pc = 0;
     do {  // once even where K = 0: the sums are then zeros
-      const int64_t K = min_of(t.kc, p.K - pc);
+      const int64_t K = smaller(t.kc, p.K - pc);
       const bool is_sum = pc > 0 || adds_to_y;
       sink.is_last = pc + K >= p.K;
       const Matrix<const T> b = p.b.at(pc, jc);
@@ -184,7 +184,7 @@ void run_chunk(const Product<T>& p, const GemmTile& t, int64_t m0, int64_t m1, i
         S* panels = scratch<S>(Scratch::pack_b, packed_b_size<S>(K, N));
         pack_b(b, K, N, panels);
         for (int64_t i = 0; i < M; i += t.mc) {
-          const int64_t rows = min_of(t.mc, M - i);
+          const int64_t rows = smaller(t.mc, M - i);
           multiply_block<S>(rows, N, K, bands(t, p.a.at(m0 + i, pc), rows, K), panels, K * tile_columns<S>,
                             tile_columns<S>, is_sum, sink.shifted(i, 0));
         }
@@ -283,8 +283,8 @@ void gemm_typed(const GemmArgs& args) {
   parallel_for(ceil_div(batch, t.chunk_batch) * m_chunks * n_chunks, [&](int64_t chunk) {
     const int64_t m0 = chunk % m_chunks * t.chunk_m, n0 = chunk / m_chunks % n_chunks * t.chunk_n;
     const int64_t first = chunk / (m_chunks * n_chunks) * t.chunk_batch;
-    for (int64_t i = first; i < min_of(first + t.chunk_batch, batch); ++i)
-      run_chunk(product(i), t, m0, min_of(m0 + t.chunk_m, M), n0, min_of(n0 + t.chunk_n, N));
+    for (int64_t i = first; i < smaller(first + t.chunk_batch, batch); ++i)
+      run_chunk(product(i), t, m0, smaller(m0 + t.chunk_m, M), n0, smaller(n0 + t.chunk_n, N));
   });
 }
 

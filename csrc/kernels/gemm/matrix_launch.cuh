@@ -21,8 +21,6 @@ struct MatrixLaunch {
   float* partial = nullptr;                       // sums of ranges of K, if it is cut
 };
 
-inline constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // Blocks take the tiles of larger products in turns.
 inline constexpr int64_t most_blocks = 1 << 24;
 

@@ -6,6 +6,7 @@
 // Both widen bf16 to float.
 #pragma once
 
+#include "base/integer.h"
 #include "kernels/gemm/micro.h"
 #include "simd/transpose.h"
 
@@ -23,14 +24,10 @@ struct Matrix {
   LAMINA_INLINE Matrix<const T> readonly() const { return {data, row_stride, column_stride}; }
 };
 
-LAMINA_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
-LAMINA_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
-LAMINA_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 // The lanes of vector j that lie in the n first columns of a panel.
 template <class S>
 LAMINA_INLINE int lanes_of(int64_t n, int j) {
-  return int(max_of(0, min_of(n - int64_t(j) * Vec<S>::N, Vec<S>::N)));
+  return int(larger(0, smaller(n - int64_t(j) * Vec<S>::N, Vec<S>::N)));
 }
 
 // out[k * ld + j] = b(k, j) for j < n, and 0 for n <= j < width, where width is a multiple of the vector.
@@ -41,7 +38,7 @@ void copy_rows(Matrix<const T> b, int64_t K, int64_t n, int64_t width, S* out, i
     for (int64_t k = 0; k < K; ++k, out += ld, b.data += b.row_stride) {
       int64_t j = 0;
       for (; j + N <= n; j += N) Vec<S>::load(b.data + j).store(out + j);
-      for (; j < width; j += N) Vec<S>::load(b.data + j, int(max_of(0, n - j))).store(out + j);
+      for (; j < width; j += N) Vec<S>::load(b.data + j, int(larger(0, n - j))).store(out + j);
     }
   } else if (b.row_stride == 1) {
     // Squares of N x N turn in registers; the last k < N go as scalars.
@@ -81,7 +78,7 @@ void pack_b(Matrix<const T> b, int64_t K, int64_t N, S* out) {
   const int64_t step = b.column_stride == 1 ? rows : K;
   for (int64_t k = 0; k < K; k += step)
     for (int64_t j = 0; j < N; j += columns)
-      copy_rows<S>(b.at(k, j), min_of(step, K - k), min_of(columns, N - j), columns,
+      copy_rows<S>(b.at(k, j), smaller(step, K - k), smaller(columns, N - j), columns,
                    out + j * K + k * columns, columns);
 }
 
@@ -121,7 +118,7 @@ template <class S, class T>
 Bands<S> pack_a_columns(Matrix<const T> a, int64_t M, int64_t K, S* out) {
   constexpr int width = (tile_rows + Vec<S>::N - 1) / Vec<S>::N * Vec<S>::N;
   for (int64_t i = 0; i < M; i += tile_rows) {
-    const int64_t rows = min_of(tile_rows, M - i);
+    const int64_t rows = smaller(tile_rows, M - i);
     S* band = out + i * K;
     for (int64_t k = 0; k < K; ++k, band += tile_rows)
       for (int j = 0; j < width; j += Vec<S>::N)

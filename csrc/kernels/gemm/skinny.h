@@ -108,7 +108,7 @@ void sums_of_rows(int64_t M, int64_t N, int64_t K, Matrix<const S> a, Matrix<con
     for (; k < K; ++k) add_one(n, a.at(0, k), b.at(k, j), sums, block);
   };
   for (int64_t j = 0; j < N; j += block) {
-    const int64_t n = min_of(block, N - j);
+    const int64_t n = smaller(block, N - j);
     __builtin_memset(sums, 0, size_t(M * block) * sizeof(S));
     switch (M) {
       case 1:

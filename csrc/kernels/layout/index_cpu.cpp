@@ -1,5 +1,6 @@
 #include "kernels/layout/index.h"
 
+#include "base/integer.h"
 #include "base/parallel.h"
 #include "simd/vec.h"
 
@@ -8,9 +9,6 @@ namespace {
 
 constexpr int64_t chunk_bytes = 64 << 10;
 
-LAMINA_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-LAMINA_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
 // Calls f(pointer to the indices) with their own type.
 template <class F>
 LAMINA_INLINE void with_index(const View& index, const F& f) {
@@ -18,21 +16,6 @@ LAMINA_INLINE void with_index(const View& index, const F& f) {
     f(index.as<const int32_t>());
   else
     f(index.as<const int64_t>());
-}
-
-// Calls f(Type<unsigned integer of the element's size>).
-template <class F>
-LAMINA_INLINE void with_element(Dtype dtype, const F& f) {
-  switch (size_of(dtype)) {
-    case 1:
-      return f(Type<uint8_t>{});
-    case 2:
-      return f(Type<uint16_t>{});
-    case 4:
-      return f(Type<uint32_t>{});
-    default:
-      return f(Type<uint64_t>{});
-  }
 }
 
 LAMINA_INLINE int64_t clamp(int64_t i, int64_t n) { return i < 0 ? 0 : i < n ? i : n - 1; }
@@ -72,7 +55,7 @@ void select_elements(const SelectArgs& a) {
 
 void select(const SelectArgs& a) {
   if (a.x.shape[2] != 1) return select_rows(a);
-  with_element(a.x.dtype, [&](auto t) { select_elements<typename decltype(t)::type>(a); });
+  dispatch_element(a.x.dtype, [&](auto t) { select_elements<typename decltype(t)::type>(a); });
 }
 
 // Sum of the rows dy[list[0]], dy[list[1]], … of I elements, in registers, a few vectors at a time.
@@ -166,7 +149,7 @@ void gather_typed(const GatherArgs& a) {
 
 void gather(const GatherArgs& a) {
   if (a.index.size() == 0) return;
-  with_element(a.x.dtype, [&](auto t) { gather_typed<typename decltype(t)::type>(a); });
+  dispatch_element(a.x.dtype, [&](auto t) { gather_typed<typename decltype(t)::type>(a); });
 }
 
 // Elements that differ before the axis never meet: each range of leading coordinates is summed by one thread.

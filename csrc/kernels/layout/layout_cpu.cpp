@@ -1,5 +1,6 @@
 #include <utility>
 
+#include "base/integer.h"
 #include "base/parallel.h"
 #include "kernels/layout/layout.h"
 #include "simd/vec.h"
@@ -12,10 +13,7 @@ constexpr int64_t run_bytes = 256;         // what a block writes to dst in one 
 constexpr int64_t chunk_bytes =
     64 << 10;  // rows: large against the 0.1 us of claiming a chunk, small against L2
 
-LAMINA_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-LAMINA_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 LAMINA_INLINE int64_t magnitude(int64_t a) { return a < 0 ? -a : a; }
-LAMINA_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // One loop of a copy: extent, and strides of src and dst in elements.
 struct Axis {
@@ -258,16 +256,8 @@ void copy_typed(const View& src, const View& dst) {
 
 void copy(const CopyArgs& args) {
   if (args.dst.size() == 0) return;
-  switch (size_of(args.dst.dtype)) {
-    case 1:
-      return copy_typed<uint8_t>(args.src, args.dst);
-    case 2:
-      return copy_typed<uint16_t>(args.src, args.dst);
-    case 4:
-      return copy_typed<uint32_t>(args.src, args.dst);
-    case 8:
-      return copy_typed<uint64_t>(args.src, args.dst);
-  }
+  dispatch_element(args.dst.dtype,
+                   [&](auto t) { copy_typed<typename decltype(t)::type>(args.src, args.dst); });
 }
 
 // A copy from one broadcast element.

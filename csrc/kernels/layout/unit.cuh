@@ -25,19 +25,4 @@ void dispatch_unit(int64_t bytes, F f) {
   }
 }
 
-// Calls f(Type of an element of the dtype as a unit).
-template <class F>
-void dispatch_element(Dtype dtype, F f) {
-  switch (size_of(dtype)) {
-    case 1:
-      return f(Type<uint8_t>{});
-    case 2:
-      return f(Type<uint16_t>{});
-    case 4:
-      return f(Type<uint32_t>{});
-    case 8:
-      return f(Type<uint64_t>{});
-  }
-}
-
 }  // namespace lamina::LAMINA_DEVICE

@@ -26,10 +26,7 @@ namespace lamina::LAMINA_DEVICE {
 namespace {
 
 constexpr int row_threads = 256, cell_threads = 128;
-constexpr int64_t grid_limit = 65535;
 constexpr int reserve_gates = 5;  // i, f, g, o, c
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // --- rows --------------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,7 @@ int64_t reserve_columns_of(int64_t H) {
   return padded<S>(gate_columns<S>(H) + groups_of<S>(H) * Vec<S>::N);
 }
 
-int64_t steps_of_chunk(int64_t T, int64_t B) { return max_of(1, min_of(T, chunk_rows / max_of(B, 1))); }
+int64_t steps_of_chunk(int64_t T, int64_t B) { return larger(1, smaller(T, chunk_rows / larger(B, 1))); }
 
 // Hands out the parts of a workspace; from a null base it only counts them.
 struct Carver {
@@ -81,7 +81,7 @@ struct Order {
     }
     // A counting sort: count[s] sequences are longer than s, so those of length s come after them.
     const auto clamped = [&](int64_t b) {
-      return max_of(0, min_of(lengths.as<const int64_t>()[b * lengths.strides[0]], T));
+      return larger(0, smaller(lengths.as<const int64_t>()[b * lengths.strides[0]], T));
     };
     for (int64_t s = 0; s <= T; ++s) count[s] = 0;
     for (int64_t b = 0; b < B; ++b)
@@ -98,7 +98,7 @@ struct Order {
 
   int64_t time(int64_t s, int64_t place) const { return reverse ? length[place] - 1 - s : s; }
   // Rows of steps [s0, s1): they are [low(s0, s1), low(s0, s1) + rows(s0, s1)).
-  int64_t low(int64_t s0, int64_t s1) const { return min_of(first[s0], first[s1 - 1]); }
+  int64_t low(int64_t s0, int64_t s1) const { return smaller(first[s0], first[s1 - 1]); }
   int64_t rows(int64_t s0, int64_t s1) const {
     const int64_t a = first[s0], b = first[s1 - 1];
     return a < b ? b - a + count[s1 - 1] : a - b + count[s0];
@@ -159,10 +159,10 @@ template <class S, class T>
 void pack_gates(const T* w, int64_t H, int64_t K, int panel_width, S* panels) {
   constexpr int N = Vec<S>::N;
   parallel_ranges(
-      groups_of<S>(H), max_of(1, 16384 / (4 * N * max_of(K, 1))), [&](int64_t begin, int64_t end) {
+      groups_of<S>(H), larger(1, 16384 / (4 * N * larger(K, 1))), [&](int64_t begin, int64_t end) {
         for (int64_t v = begin * 4; v < end * 4; ++v) {
           const int64_t unit = v / 4 * N, gate = v % 4;
-          copy_rows<S>(Matrix<const T>{w + (gate * H + unit) * K, 1, K}, K, min_of(N, H - unit), N,
+          copy_rows<S>(Matrix<const T>{w + (gate * H + unit) * K, 1, K}, K, smaller(N, H - unit), N,
                        panels + (v / panel_width * K * panel_width + v % panel_width) * N, panel_width * N);
         }
       });
@@ -221,7 +221,7 @@ struct Forward {
   int64_t Q = groups_of<S>(z.H), columns = gate_columns<S>(z.H), steps = steps_of_chunk(z.T, z.B);
   int64_t ldh = padded<S>(Q * V::N);
   int input_width = panel_vectors(steps * z.B),
-      hidden_width = panel_vectors(min_of(z.B, block_sequences(z.H)));
+      hidden_width = panel_vectors(smaller(z.B, block_sequences(z.H)));
 
   Order order{carver, z};
   S* input_panels = carver.take<S>(has_dots ? 0 : columns * z.I);
@@ -259,7 +259,7 @@ struct Forward {
 
   // Places of [begin, end) that have taken their s steps.
   void end_sequences(int64_t s, int64_t begin, int64_t end) {
-    for (int64_t j = max_of(begin, order.count[s]); j < end && order.length[j] == s; ++j) {
+    for (int64_t j = larger(begin, order.count[s]); j < end && order.length[j] == s; ++j) {
       store_state<T>(args->h_n, order, z.H, h[s % 2], ldh, j);
       store_state<T>(args->c_n, order, z.H, c, ldh, j);
     }
@@ -286,7 +286,7 @@ struct Forward {
     const Matrix<const S> h_last{h[s % 2] + begin * ldh, ldh, 1};
     const int64_t work_of_group =
         4 * V::N * z.H * (rows + 4);  // 4: a weight costs as much to read as 4 multiply-adds
-    parallel_ranges(Q, max_of(1, (int64_t(1) << 20) / max_of(work_of_group, 1)), [&](int64_t q0, int64_t q1) {
+    parallel_ranges(Q, larger(1, (int64_t(1) << 20) / larger(work_of_group, 1)), [&](int64_t q0, int64_t q1) {
       for (int64_t q = q0; q < q1; ++q) {
         if (has_dots)
           dot_groups(q, q + 1, rows, z.H, h_last, args->w_hh.as<const T>(), z.H, g, ld, g, ld);
@@ -301,7 +301,7 @@ struct Forward {
   // The units of group q, from their pre-activations in g.
   void cell(int64_t s, int64_t begin, int64_t rows, int64_t q, S* g) {
     const int64_t unit = q * V::N;
-    const int lanes = int(min_of(V::N, z.H - unit));
+    const int lanes = int(smaller(V::N, z.H - unit));
     S* c_row = c + begin * ldh + unit;
     S* h_row = h[(s + 1) % 2] + begin * ldh + unit;
     g += unit * 4;
@@ -325,7 +325,7 @@ struct Forward {
     prepare();
     const int64_t blocks = ceil_div(z.B, block_sequences(z.H));
     for (int64_t s0 = 0; s0 < z.T && order.count[s0] > 0; s0 += steps) {
-      const int64_t s1 = min_of(s0 + steps, z.T);
+      const int64_t s1 = smaller(s0 + steps, z.T);
       low = order.low(s0, s1);
       if (args->reserve) {
         ld = args->reserve.shape[1];
@@ -335,7 +335,7 @@ struct Forward {
       parallel_for(blocks, [&](int64_t block) {
         const int64_t begin = z.B * block / blocks, end = z.B * (block + 1) / blocks;
         for (int64_t s = s0; s < s1 && order.count[s] > begin; ++s)
-          step(s, begin, min_of(end, order.count[s]));
+          step(s, begin, smaller(end, order.count[s]));
       });
     }
   }
@@ -352,7 +352,7 @@ struct Backward {
   int64_t Q = groups_of<S>(z.H), columns = gate_columns<S>(z.H), steps = steps_of_chunk(z.T, z.B);
   int64_t ldh = padded<S>(ceil_div(Q, wide_panel) * wide_panel * V::N), ldg = padded<S>(4 * z.H),
           ldx = padded<S>(z.I);
-  int hidden_width = panel_vectors(min_of(z.B, block_sequences(z.H)));
+  int hidden_width = panel_vectors(smaller(z.B, block_sequences(z.H)));
 
   Order order{carver, z};
   S* hidden_panels = carver.take<S>(4 * z.H * ldh);
@@ -377,9 +377,9 @@ struct Backward {
     const T* w = args->w_hh.as<const T>();
     const int64_t width = hidden_width * V::N;
     parallel_ranges(
-        ceil_div(z.H, width), max_of(1, 16384 / max_of(4 * z.H * width, 1)), [&](int64_t begin, int64_t end) {
+        ceil_div(z.H, width), larger(1, 16384 / larger(4 * z.H * width, 1)), [&](int64_t begin, int64_t end) {
           for (int64_t p = begin; p < end; ++p)
-            copy_rows<S>(Matrix<const T>{w + p * width, z.H, 1}, 4 * z.H, min_of(width, z.H - p * width),
+            copy_rows<S>(Matrix<const T>{w + p * width, z.H, 1}, 4 * z.H, smaller(width, z.H - p * width),
                          width, hidden_panels + p * 4 * z.H * width, width);
         });
     load_states<T>(args->h0, order, z.H, h0, ldh);
@@ -408,12 +408,12 @@ struct Backward {
   // Step s of the places [begin, end).
   void step(int64_t s, int64_t begin, int64_t end) {
     const int64_t rows = end - begin, row = order.first[s] - low + begin, width = hidden_width * V::N;
-    parallel_ranges(Q, max_of(1, 8192 / (V::N * rows)), [&](int64_t q0, int64_t q1) {
+    parallel_ranges(Q, larger(1, 8192 / (V::N * rows)), [&](int64_t q0, int64_t q1) {
       for (int64_t q = q0; q < q1; ++q) cell(s, begin, rows, q);
     });
     constexpr S zeros[wide_panel * V::N] = {};
     const int64_t work_of_panel = 4 * z.H * width * (rows + 4);
-    parallel_ranges(ceil_div(z.H, width), max_of(1, (int64_t(1) << 20) / work_of_panel),
+    parallel_ranges(ceil_div(z.H, width), larger(1, (int64_t(1) << 20) / work_of_panel),
                     [&](int64_t p0, int64_t p1) {
                       dispatch_panel(hidden_width, [&](auto constant) {
                         constexpr int NV = sizeof(typename decltype(constant)::type) / sizeof(int);
@@ -428,7 +428,7 @@ struct Backward {
   // The units of group q: dgates and h[t-1] of their rows, and dc for the step before.
   void cell(int64_t s, int64_t begin, int64_t rows, int64_t q) {
     const int64_t unit = q * V::N, ld = args->reserve.shape[1], H = z.H;
-    const int lanes = int(min_of(V::N, H - unit));
+    const int lanes = int(smaller(V::N, H - unit));
     const S* g = args->reserve.as<const S>() + (order.first[s] + begin) * ld + unit * 4;
     // The same units one step before; before the first step there are h0 and c0 only.
     const S* g_last =
@@ -489,9 +489,9 @@ struct Backward {
     if (args->dw_hh)
       multiply(da_transposed, matrix(h_last, rows, H, ldh, 1), matrix(dw_hh, 4 * H, H, H, 1), true);
     if (args->db)
-      parallel_ranges(4 * H, max_of(V::N, 16384 / rows / V::N * V::N), [&](int64_t begin, int64_t end) {
+      parallel_ranges(4 * H, larger(V::N, 16384 / rows / V::N * V::N), [&](int64_t begin, int64_t end) {
         for (int64_t j = begin; j < end; j += V::N) {
-          const int lanes = int(min_of(V::N, end - j));
+          const int lanes = int(smaller(V::N, end - j));
           V sum[2] = {V::zero(), V::zero()};
           for (int64_t r = 0; r < rows; ++r) sum[r % 2] = sum[r % 2] + V::load(dgates + r * ldg + j, lanes);
           store_lanes(V::load(db + j, lanes) + (sum[0] + sum[1]), db + j, lanes);
@@ -510,7 +510,7 @@ struct Backward {
         const S* from = dx_copy + (order.first[s] - low + j) * ldx;
         T* to = row_of<T>(dx, order.time(s, j), order.batch[j]);
         for (int64_t k = 0; k < I; k += V::N) {
-          const int lanes = int(min_of(V::N, I - k));
+          const int lanes = int(smaller(V::N, I - k));
           V v = V::load(from + k);
           if (args->adds_to_dx) v = v + V::load(to + k, lanes);
           store_lanes(v, to + k, lanes);
@@ -533,7 +533,7 @@ struct Backward {
       parallel_for(blocks, [&](int64_t block) {
         const int64_t begin = z.B * block / blocks, end = z.B * (block + 1) / blocks;
         for (int64_t s = s1 - 1; s >= s0; --s)
-          if (order.count[s] > begin) step(s, begin, min_of(end, order.count[s]));
+          if (order.count[s] > begin) step(s, begin, smaller(end, order.count[s]));
       });
       finish_chunk(s0, s1);
     }

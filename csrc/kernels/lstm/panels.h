@@ -61,7 +61,7 @@ void multiply_panel(int64_t rows, int64_t K, const S* a, int64_t lda, const S* p
   const int64_t tiles = (rows + MR - 1) / MR;
   int64_t k = 0;
   do {
-    const int64_t depth = min_of(piece, K - k);
+    const int64_t depth = smaller(piece, K - k);
     for (int64_t tile = 0; tile < tiles;
          ++tile) {  // tiles as equal as can be: 16 rows are 6 + 5 + 5, not 6 + 6 + 4
       const int64_t r = (rows * tile + tiles - 1) / tiles, end = (rows * (tile + 1) + tiles - 1) / tiles;

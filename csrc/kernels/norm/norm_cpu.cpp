@@ -1,13 +1,11 @@
 #include "kernels/norm/norm.h"
 
+#include "base/integer.h"
 #include "base/parallel.h"
 #include "simd/vec.h"
 
 namespace lamina::LAMINA_ISA {
 namespace {
-
-LAMINA_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-LAMINA_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Loads and stores of n <= N lanes; where n is known to be N, nothing of the mask remains.
 template <class V, class T>
@@ -56,10 +54,11 @@ struct Piece {
 template <class Body>
 LAMINA_INLINE void for_pieces(const BatchNormShape& shape, int64_t c, const Body& body) {
   constexpr int64_t size = 4096;
-  const int64_t group = most(1, size / most(1, shape.L)), stride = shape.C * shape.L;
+  const int64_t group = larger(1, size / larger(1, shape.L)), stride = shape.C * shape.L;
   for (int64_t n = 0; n < shape.N; n += group)
     for (int64_t i = 0; i < shape.L; i += size)
-      body(Piece{n * stride + c * shape.L + i, least(group, shape.N - n), stride, least(size, shape.L - i)});
+      body(Piece{n * stride + c * shape.L + i, smaller(group, shape.N - n), stride,
+                 smaller(size, shape.L - i)});
 }
 
 // Sum of term(element, lanes) over a piece. Four accumulators: add takes 3 to 4 cycles, two start per cycle.
@@ -119,7 +118,7 @@ void normalise_planes(const BatchNormArgs& a, double momentum) {
   const BatchNormShape& shape = a.shape;
   const T* x = a.x.as<T>();
   T* y = a.y.as<T>();
-  parallel_ranges(shape.C, most(1, 32768 / most(1, shape.count())), [&](int64_t begin, int64_t end) {
+  parallel_ranges(shape.C, larger(1, 32768 / larger(1, shape.count())), [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       if (a.is_training) {
         Moments moments;
@@ -186,7 +185,7 @@ void normalise_rows(const BatchNormArgs& a, double momentum) {
 
   if (a.is_training)
     parallel_for(shape.blocks(), [&](int64_t b) {
-      const int64_t begin = b * block, end = least(M, begin + block);
+      const int64_t begin = b * block, end = smaller(M, begin + block);
       S *means = partial + 2 * b * C, *squares = means + C;
       for (int64_t c = 0; c < 2 * C; ++c) means[c] = S(0);
       int64_t i = begin;  // 8 rows fit in registers beside their moments
@@ -196,7 +195,7 @@ void normalise_rows(const BatchNormArgs& a, double momentum) {
   parallel_ranges(C, channel_group, [&](int64_t begin, int64_t end) {
     double means[channel_group] = {}, squares[channel_group] = {};
     for (int64_t b = 0; a.is_training && b < shape.blocks(); ++b) {
-      const double before = double(b * block), rows = double(least(M, (b + 1) * block)) - before;
+      const double before = double(b * block), rows = double(smaller(M, (b + 1) * block)) - before;
       const double share = rows / (before + rows), weight = before * share;
       const S *block_means = partial + 2 * b * C + begin, *block_squares = block_means + C;
       for (int64_t c = 0; c < end - begin; ++c) {
@@ -264,7 +263,7 @@ void backward_planes(const BatchNormBackwardArgs& a) {
   const BatchNormShape& shape = a.shape;
   const T *x = a.x.as<T>(), *dy = a.dy.as<T>();
   T* dx = a.dx.as<T>();
-  parallel_ranges(shape.C, most(1, 16384 / most(1, shape.count())), [&](int64_t begin, int64_t end) {
+  parallel_ranges(shape.C, larger(1, 16384 / larger(1, shape.count())), [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       const V mean = V::set1(a.mean.as<S>()[c]);
       double sum = 0, dot = 0;
@@ -320,7 +319,7 @@ void backward_rows(const BatchNormBackwardArgs& a) {
   S* partial = slope + C;  // per block: sum dy (C), sum dy * (x - mean) (C)
 
   parallel_for(shape.blocks(), [&](int64_t b) {
-    const int64_t end = least(M, (b + 1) * block);
+    const int64_t end = smaller(M, (b + 1) * block);
     S *sums = partial + 2 * b * C, *dots = sums + C;
     for (int64_t c = 0; c < 2 * C; ++c) sums[c] = S(0);
     int64_t i = b * block;

@@ -24,9 +24,6 @@ namespace {
 constexpr int block_threads = 256;
 constexpr int64_t piece_elements =
     4096;  // 16 floats per thread: blocks for all multiprocessors from 1 M parameters on
-constexpr int64_t grid_limit = 65535;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 LAMINA_PRIM double read_scalar(const View& v, double absent) {
   if (!v) return absent;

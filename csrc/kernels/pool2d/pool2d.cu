@@ -23,8 +23,6 @@ namespace {
 
 constexpr int block_threads = 256;  // three blocks fit an SM: up to 80 registers a thread
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 enum class Kind { max, max_with_taps, average };
 
 // V outputs in the making: neighbouring channels.
@@ -155,7 +153,7 @@ struct Grid {
   Launch launch() const {
     const int64_t width = std::min<int64_t>(columns, block_threads), height = block_threads / width;
     return {.grid = {std::min<int64_t>(ceil_div(rows, height), INT32_MAX),
-                     std::min<int64_t>(ceil_div(columns, width), 65535)},
+                     std::min<int64_t>(ceil_div(columns, width), grid_limit)},
             .block = {width, height}};
   }
 

@@ -1,5 +1,6 @@
 #include "kernels/pool2d/pool2d.h"
 
+#include "base/integer.h"
 #include "base/parallel.h"
 #include "base/scratch.h"
 #include "simd/lanes.h"
@@ -9,11 +10,8 @@ namespace {
 
 enum class Kind { max, max_with_tap, average };
 
-LAMINA_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-LAMINA_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-
 // Rows per chunk: 32 K elements are 10 to 20 us of work, well above the cost of handing a chunk to a thread.
-LAMINA_INLINE int64_t rows_per_chunk(int64_t elements) { return most(1, 32768 / most(1, elements)); }
+LAMINA_INLINE int64_t rows_per_chunk(int64_t elements) { return larger(1, 32768 / larger(1, elements)); }
 
 // The same where output rows of windows along h read rows of x with so many elements.
 LAMINA_INLINE int64_t rows_per_chunk(const PoolAxis& h, int64_t elements) {
@@ -105,9 +103,9 @@ struct LinePooler {
   explicit LinePooler(const PoolAxis& axis)
       : w(axis),
         lanes(PoolAxis::ceil_div(w.out, V::N) * V::N),
-        length(
-            PoolAxis::ceil_div(most(lanes + w.reach() / w.stride + 1, (w.pad + w.in) / w.stride + V::N), 16) *
-            16),
+        length(PoolAxis::ceil_div(larger(lanes + w.reach() / w.stride + 1, (w.pad + w.in) / w.stride + V::N),
+                                  16) *
+               16),
         class_count(w.is_adaptive ? w.kernel : w.stride),
         line(scratch<S>(Scratch::row, 2 * class_count * length + lanes)),
         classes(w.stride > 1 || w.is_adaptive ? line + class_count * length : line),
@@ -209,7 +207,7 @@ void pool_planes_with_taps(const Pool2dArgs& a) {
   const int64_t rows = a.x.shape[0] * a.x.shape[1] * h.out;
   parallel_ranges(rows, rows_per_chunk(h, w.in), [&](int64_t begin, int64_t end) {
     const LinePooler<kind, S> pooler(w);
-    const int64_t lanes = pooler.lanes, ring = least(h.reach(), h.in);
+    const int64_t lanes = pooler.lanes, ring = smaller(h.reach(), h.in);
     S* values = scratch<S>(Scratch::tile, (2 * ring + 1) * lanes);
     S *taps = values + ring * lanes, *winners = taps + ring * lanes;
     int64_t* row_in_slot = scratch<int64_t>(Scratch::pack_b, ring + h.kernel);
@@ -256,7 +254,7 @@ void average_whole_planes(const Pool2dArgs& a) {
       const T* x = a.x.as<T>() + plane * size;
       V total = V::zero();
       for (int64_t i = 0; i < size;) {
-        const int64_t stop = least(size, i + 1024);
+        const int64_t stop = smaller(size, i + 1024);
         V sums[4] = {V::zero(), V::zero(), V::zero(), V::zero()};  // add: 2 per cycle, latency 3 to 4
         for (; i + 4 * V::N <= stop; i += 4 * V::N)
           for (int k = 0; k < 4; ++k) sums[k] = sums[k] + V::load(x + i + k * V::N);
@@ -320,7 +318,7 @@ void pool_pixels(const Pool2dArgs& a) {
         const int64_t out = (row * w.out + q) * C;
         int64_t c = 0;
         for (; c + U * N <= C; c += U * N) pool_pixel<kind, U>(a, image, vh, vw, C, c, N, count, out + c);
-        for (; c < C; c += N) pool_pixel<kind, 1>(a, image, vh, vw, C, c, least(N, C - c), count, out + c);
+        for (; c < C; c += N) pool_pixel<kind, 1>(a, image, vh, vw, C, c, smaller(N, C - c), count, out + c);
       }
     }
   });
@@ -347,12 +345,12 @@ void scatter_max(const Pool2dBackwardArgs& a) {
   const int64_t images = a.is_channels_last ? a.dx.shape[0] : a.dx.shape[0] * a.dx.shape[1];
   const Tap* taps = a.taps.as<Tap>();
   const T* dy = a.dy.as<T>();
-  const int64_t elements = h.in * w.in * least(C, block);
+  const int64_t elements = h.in * w.in * smaller(C, block);
 
   parallel_ranges(images * blocks, rows_per_chunk(elements), [&](int64_t begin, int64_t end) {
     int64_t* moves = scratch<int64_t>(Scratch::pack_a, h.kernel * w.kernel);
     for (int64_t item = begin; item < end; ++item) {
-      const int64_t image = item / blocks, c = item % blocks * block, n = least(block, C - c);
+      const int64_t image = item / blocks, c = item % blocks * block, n = smaller(block, C - c);
       T* dx = a.dx.as<T>() + image * h.in * w.in * C + c;
       const int64_t pixel = is_direct ? C : n;  // distance of neighbouring pixels of the sums
       S* sums;
@@ -365,14 +363,14 @@ void scatter_max(const Pool2dBackwardArgs& a) {
 
       int64_t cleared = 0;  // rows: each is zeroed just before the first window reaches it
       const auto clear_to = [&](int64_t row) {
-        row = least(row, h.in);
+        row = smaller(row, h.in);
         if (pixel == n) {
           for (int64_t i = cleared * w.in * n; i < row * w.in * n; ++i) sums[i] = S(0);
         } else {
           for (int64_t i = cleared * w.in; i < row * w.in; ++i)
             for (int64_t k = 0; k < n; ++k) sums[i * pixel + k] = S(0);
         }
-        cleared = most(cleared, row);
+        cleared = larger(cleared, row);
       };
       for (int64_t p = 0; p < h.out; ++p) {
         const int64_t origin = h.window(p).origin, out = (image * h.out + p) * w.out * C + c;
@@ -399,8 +397,8 @@ void scatter_max(const Pool2dBackwardArgs& a) {
 template <int Stride, class T>
 void interleave_by(const Compute<T>* __restrict classes, int64_t pitch, const PoolAxis& w, T* __restrict dx) {
   const int64_t stride = Stride ? Stride : w.stride, end = w.pad + w.in;
-  const int64_t head = least(PoolAxis::ceil_div(w.pad, stride) * stride, end);
-  const int64_t tail = most(head, end / stride * stride);
+  const int64_t head = smaller(PoolAxis::ceil_div(w.pad, stride) * stride, end);
+  const int64_t tail = larger(head, end / stride * stride);
   const auto get = [&](int64_t u) { dx[u - w.pad] = narrow<T>(classes[u % stride * pitch + u / stride]); };
   for (int64_t u = w.pad; u < head; ++u) get(u);
   for (int64_t i = head / stride; i < tail / stride; ++i)
@@ -433,7 +431,7 @@ void spread_planes(const Pool2dBackwardArgs& a) {
   parallel_ranges(rows, rows_per_chunk(w.in), [&](int64_t begin, int64_t end) {
     // column[q] = sum over p of dy[p,q] / count(p,q); zeros on both sides stand for windows that do not exist.
     const int64_t border = PoolAxis::ceil_div(w.kernel, w.stride);
-    const int64_t lanes = PoolAxis::ceil_div(most(w.out, (w.in + w.pad) / w.stride + 1), V::N) * V::N;
+    const int64_t lanes = PoolAxis::ceil_div(larger(w.out, (w.in + w.pad) / w.stride + 1), V::N) * V::N;
     S* memory = scratch<S>(Scratch::row, border + 2 * lanes);
     S *column = memory + border, *counts = column + lanes;
     S* classes = scratch<S>(Scratch::tile, w.stride * lanes);
@@ -513,7 +511,7 @@ void spread_pixels(const Pool2dBackwardArgs& a) {
         T* dx = a.dx.as<T>() + (row * w.in + i) * C;
         for (int64_t c = 0; c < C; c += 2 * V::N) {
           V sum[2] = {V::zero(), V::zero()};
-          const int64_t n = least(V::N, C - c), m = least(V::N, C - c - n);
+          const int64_t n = smaller(V::N, C - c), m = smaller(V::N, C - c - n);
           for (int64_t p = first_p; p < last_p; ++p)
             for (int64_t q = first_q; q < last_q; ++q) {
               const V weight = V::set1(weights[(p - first_p) * w.out + q]);

@@ -1,5 +1,6 @@
 #include "kernels/reduce/reduce.h"
 
+#include "base/integer.h"
 #include "base/parallel.h"
 #include "base/scratch.h"
 #include "kernels/reduce/axes.h"
@@ -14,10 +15,6 @@ constexpr int64_t block =
 constexpr int64_t leaf_rows = 64;    // 16 groups of 4
 constexpr int64_t task = 64 * 1024;  // elements of x that are worth a hand-over to another thread
 constexpr int64_t max_segments = 64;
-
-LAMINA_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-LAMINA_INLINE int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-LAMINA_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 template <class S>
 struct VectorOf {

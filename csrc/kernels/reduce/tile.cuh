@@ -13,10 +13,7 @@
 namespace lamina::LAMINA_DEVICE {
 
 constexpr int tile_threads = 256;
-constexpr int64_t grid_limit =
-    65535;  // blocks along an axis: each goes through several tiles where there are more
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 // The smallest power of two that is at least n, from 1 to `limit`, itself a power of two.
 inline int power_of_two(int64_t n, int64_t limit) {
   int64_t power = 1;

@@ -2,6 +2,7 @@
 // columns.
 #pragma once
 
+#include "base/integer.h"
 #include "simd/lanes.h"
 #include "simd/math.h"
 
@@ -14,8 +15,6 @@ constexpr int64_t column_block = 64;      // rows per step of the online form ov
 
 template <class S>
 inline constexpr S infinity = S(__builtin_inff());
-
-LAMINA_INLINE int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 LAMINA_INLINE int64_t rows_per_chunk(int64_t C) { return C < chunk_elements ? chunk_elements / C : 1; }
 

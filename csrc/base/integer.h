@@ -1,0 +1,17 @@
+// Arithmetic of extents, for the CPU at every instruction-set level and for devices.
+#pragma once
+
+#include <cstdint>
+
+#include "base/dtype.h"
+
+namespace lamina {
+
+[[gnu::always_inline]] LAMINA_HD constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+[[gnu::always_inline]] LAMINA_HD constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+[[gnu::always_inline]] LAMINA_HD constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+[[gnu::always_inline]] LAMINA_HD constexpr int64_t round_up(int64_t a, int64_t b) {
+  return ceil_div(a, b) * b;
+}
+
+}  // namespace lamina
