@@ -13,8 +13,13 @@
 #include <string>
 #include <vector>
 
+#include "base/check.h"
 #include "base/launch.h"
 #include "prim/prim.cuh"
+
+#if !defined(LAMINA_SIM)
+#include "devices/check_cuda.h"
+#endif
 
 namespace lamina::LAMINA_DEVICE {
 namespace {

@@ -25,7 +25,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "conformance"
         flags = ["-std=c++20", f"-arch={architecture()}", "-DLAMINA_DEVICE=cuda", f"-I{ROOT / 'csrc'}"]
-        subprocess.run(["nvcc", *flags, ROOT / "bench" / "conformance.cu", "-o", program], check=True)
+        sources = [ROOT / "bench/conformance.cu", ROOT / "csrc/devices/cuda.cpp", ROOT / "csrc/devices/tensor_map.cpp"]
+        subprocess.run(["nvcc", *flags, *sources, "-o", program], check=True)
         done = subprocess.run([program, GOLDEN], stdout=subprocess.PIPE, text=True, check=False)
     (GOLDEN / "conformance.jsonl").write_text(done.stdout)
     print(done.stdout, end="")

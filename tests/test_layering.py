@@ -3,7 +3,7 @@
 base <- simd <-+
 base <- prim <-+- kernels <-+
 base <- runtime <- autograd <+- ops <- interop, python
-base <- devices, simt: the libraries of other devices
+base <- prim, simt <- devices: the libraries of other devices
 """
 
 import re
@@ -23,7 +23,7 @@ MAY_INCLUDE = {
     "simt": "base",
     "kernels": "base simd prim",
     "runtime": "base",
-    "devices": "base",
+    "devices": "base prim simt",
     "autograd": "base runtime",
     "ops": "base kernels runtime autograd",
     "interop": "base kernels runtime autograd ops",

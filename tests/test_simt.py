@@ -31,8 +31,13 @@ def build(target: str, sources: list[Path], sanitizer: str = "") -> Path:
     """Compiles device sources for `sim`, and the engine, which is never instrumented; once for all test processes."""
     folder = ROOT / "build" / "simt" / (sanitizer or "plain")
     folder.mkdir(parents=True, exist_ok=True)
-    engine = sorted((ROOT / "csrc/simt").glob("*.cpp"))
-    headers = [h for d in ("csrc/simt", "csrc/prim", "csrc/base", "tests/simt") for h in (ROOT / d).glob("*.*h")]
+    engine = [*sorted((ROOT / "csrc/simt").glob("*.cpp")),
+              ROOT / "csrc/devices/sim.cpp", ROOT / "csrc/devices/tensor_map.cpp"]  # fmt: skip
+    headers = [
+        h
+        for d in ("csrc/simt", "csrc/prim", "csrc/base", "csrc/devices", "tests/simt")
+        for h in (ROOT / d).glob("*.*h")
+    ]
     newest = max(h.stat().st_mtime for h in headers)
     flags = ["-std=c++20", "-DLAMINA_SIM", "-DLAMINA_DEVICE=sim", f"-I{ROOT / 'csrc'}", "-Wall", "-Wextra",
              "-Werror", "-Wno-unknown-pragmas"]  # fmt: skip

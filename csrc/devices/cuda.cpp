@@ -1,13 +1,104 @@
 // CUDA as a device: the runtime API behind base/device_library.h.
-#include <cuda_runtime.h>
+#include <map>
+#include <mutex>
 
-#include "base/device_library.h"
-#include "base/launch.h"
+#include "devices/check_cuda.h"
+#include "devices/check_launch.h"
+
+#define LAMINA_CHECK_CUDA(call) check_cuda(call, #call)
 
 namespace lamina {
+namespace cuda {
 namespace {
 
-#define LAMINA_CHECK_CUDA(call) cuda::check_cuda(call, #call)
+int current_device() {
+  int device = 0;
+  LAMINA_CHECK_CUDA(cudaGetDevice(&device));
+  return device;
+}
+
+// Lets a kernel have more than the 48 KiB of shared memory and 8 blocks in a cluster that are everyone's, once for
+// each device.
+void permit(const char* name, const void* kernel, const Launch& l) {
+  static std::mutex mutex;
+  static std::map<std::pair<int, const void*>, int64_t> permitted;
+  const bool is_large_cluster = l.cluster.size() > 8;
+  if (l.shared <= 48 * 1024 && !is_large_cluster) return;
+  const std::lock_guard lock(mutex);
+  int64_t& shared = permitted[{current_device(), kernel}];
+  if (l.shared <= shared && !is_large_cluster) return;
+  check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(l.shared)), name);
+  if (is_large_cluster)
+    check_cuda(cudaFuncSetAttribute(kernel, cudaFuncAttributeNonPortableClusterSizeAllowed, 1), name);
+  shared = l.shared;
+}
+
+dim3 dim(Extent e) { return dim3(unsigned(e.x), unsigned(e.y), unsigned(e.z)); }
+
+}  // namespace
+
+LaunchContext& launch_context() {
+  thread_local LaunchContext context = {
+      .allocate =
+          [](int64_t bytes) {
+            void* data = nullptr;
+            LAMINA_CHECK_CUDA(cudaMallocAsync(&data, size_t(bytes), cudaStream_t(launch_context().stream)));
+            return data;
+          },
+      .free = [](void* data, int64_t) { cudaFreeAsync(data, cudaStream_t(launch_context().stream)); }};
+  return context;
+}
+
+const DeviceProperties& device_properties() {
+  static std::mutex mutex;
+  static std::map<int, DeviceProperties> known;
+  const int device = current_device();
+  const std::lock_guard lock(mutex);
+  auto [entry, is_new] = known.try_emplace(device);
+  if (is_new) {
+    auto attribute = [&](cudaDeviceAttr a) {
+      int value = 0;
+      LAMINA_CHECK_CUDA(cudaDeviceGetAttribute(&value, a, device));
+      return value;
+    };
+    entry->second = {.sm_count = attribute(cudaDevAttrMultiProcessorCount),
+                     .architecture = 10 * attribute(cudaDevAttrComputeCapabilityMajor) +
+                                     attribute(cudaDevAttrComputeCapabilityMinor),
+                     .max_shared = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)};
+  }
+  return entry->second;
+}
+
+void submit(const char* name, const Launch& l, const void* kernel, void** arguments) {
+  if (!l.grid.size() || !l.block.size()) return;
+  check_launch(name, l, device_properties());
+  permit(name, kernel, l);
+  cudaLaunchAttribute attributes[3] = {};
+  cudaLaunchConfig_t config = {.gridDim = dim(l.grid),
+                               .blockDim = dim(l.block),
+                               .dynamicSmemBytes = size_t(l.shared),
+                               .stream = cudaStream_t(launch_context().stream),
+                               .attrs = attributes,
+                               .numAttrs = 0};
+  auto attribute = [&](cudaLaunchAttributeID id) -> cudaLaunchAttributeValue& {
+    attributes[config.numAttrs].id = id;
+    return attributes[config.numAttrs++].val;
+  };
+  if (l.cluster.size() > 1) {
+    const dim3 cluster = dim(l.cluster);
+    attribute(cudaLaunchAttributeClusterDimension).clusterDim = {cluster.x, cluster.y, cluster.z};
+  }
+  if (l.is_cooperative) attribute(cudaLaunchAttributeCooperative).cooperative = 1;
+  if (l.is_dependent && device_properties().architecture >= 90)
+    attribute(cudaLaunchAttributeProgrammaticStreamSerialization).programmaticStreamSerializationAllowed = 1;
+  const cudaError_t status = cudaLaunchKernelExC(&config, kernel, arguments);
+  if (status != cudaSuccess)
+    fail_launch(name, l, cat(cudaGetErrorName(status), ": ", cudaGetErrorString(status)));
+}
+
+}  // namespace cuda
+
+namespace {
 
 // Makes a device current while it lives.
 class OnDevice {
@@ -64,7 +155,7 @@ class CudaLibrary final : public DeviceLibrary {
       cudaGetLastError();  // clears it
       return nullptr;
     }
-    cuda::check_cuda(status, "cudaMalloc");
+    check_cuda(status, "cudaMalloc");
     return block;
   }
   void free(int device, void* memory) override {
@@ -146,7 +237,7 @@ class CudaLibrary final : public DeviceLibrary {
     cudaGraphExec_t executable = nullptr;
     const cudaError_t status = cudaGraphInstantiate(&executable, graph, 0);
     cudaGraphDestroy(graph);
-    cuda::check_cuda(status, "cudaGraphInstantiate");
+    check_cuda(status, "cudaGraphInstantiate");
     return executable;
   }
   void launch_graph(void* graph, void* stream) override {

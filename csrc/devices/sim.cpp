@@ -3,10 +3,38 @@
 #include <cstdlib>
 #include <cstring>
 
-#include "base/device_library.h"
-#include "base/launch.h"
+#include "devices/check_launch.h"
+#include "simt/engine.h"
 
 namespace lamina {
+namespace sim {
+
+LaunchContext& launch_context() {
+  thread_local LaunchContext context = {
+      .allocate = [](int64_t bytes) { return std::aligned_alloc(256, size_t(round_up(bytes, 256))); },
+      .free = [](void* data, int64_t) { std::free(data); }};
+  return context;
+}
+
+// LAMINA_SIM_ARCHITECTURE: what `sim` passes for, 90 unless set. Instructions of later ones fail.
+const DeviceProperties& device_properties() {
+  static const DeviceProperties properties = [] {
+    const char* set = std::getenv("LAMINA_SIM_ARCHITECTURE");
+    const int architecture = set ? std::atoi(set) : 90;
+    const int64_t kib = architecture == 90 || architecture == 100 ? 227 : architecture == 80 ? 163 : 99;
+    return DeviceProperties{.sm_count = 8, .architecture = architecture, .max_shared = kib * 1024};
+  }();
+  return properties;
+}
+
+void submit(const char* name, const Launch& l, const std::function<void()>& thread) {
+  if (!l.grid.size() || !l.block.size()) return;
+  check_launch(name, l, device_properties());
+  simt::run(name, l, thread);
+}
+
+}  // namespace sim
+
 namespace {
 
 class Simulator final : public DeviceLibrary {

@@ -26,6 +26,9 @@ namespace lamina::simt {
 
 inline constexpr int warp_size = 32;
 
+// Runs `thread` once for every thread of the grid. `name` appears in errors.
+void run(const char* name, const Launch& launch, const std::function<void()>& thread);
+
 [[noreturn]] void fail(const char* what);
 // Fails the launch if p is not a multiple of `bytes`.
 void check_aligned(const void* p, int64_t bytes);

@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/check.h"
 #include "simt/builtin.h"
 #include "simt/engine.h"
 #include "simt/fiber.h"

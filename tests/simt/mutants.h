@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "base/check.h"
 #include "base/launch.h"
 #include "base/tensor_layout.h"
 #include "prim/prim.cuh"

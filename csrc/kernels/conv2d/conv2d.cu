@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/check.h"
 #include "kernels/conv2d/depthwise.cuh"
 #include "kernels/conv2d/simt.cuh"
 #include "kernels/gemm/rates.h"

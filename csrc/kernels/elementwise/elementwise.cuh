@@ -15,6 +15,7 @@
 // int32 for bool and uint8, as on the CPU; integers wrap.
 #pragma once
 
+#include "base/check.h"
 #include "kernels/elementwise/elementwise.h"
 #include "kernels/layout/space.cuh"
 #include "prim/prim.cuh"

@@ -14,6 +14,7 @@
 //   flight wait for 24 KB; 4.3 TB/s at a latency of 600 ns takes 20 KB on each of 132 SMs.
 #include <algorithm>
 
+#include "base/check.h"
 #include "base/launch.h"
 #include "kernels/pool2d/pool2d.h"
 #include "prim/prim.cuh"
