@@ -21,17 +21,20 @@ import lamina
 LIBRARY = Path(lamina.__file__).parent / "liblamina_cuda.so"
 
 
-def cuobjdump() -> str:
+def find_tool(name: str) -> str | None:
+    """A program of NVIDIA's wheels, or of the toolkit."""
     spec = importlib.util.find_spec("nvidia")
     for folder in (spec.submodule_search_locations or []) if spec else []:
-        if (path := Path(folder) / "cu13" / "bin" / "cuobjdump").exists():
+        if (path := Path(folder) / "cu13" / "bin" / name).exists():
             return str(path)
-    return shutil.which("cuobjdump") or "cuobjdump"
+    return shutil.which(name)
 
 
 def resources(library: Path) -> dict[str, dict[str, list[tuple[int, int]]]]:
     """Architecture -> kernel -> (registers per thread, bytes of stack) of each of its instances."""
-    text = subprocess.run([cuobjdump(), "-res-usage", library], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run(
+        [find_tool("cuobjdump") or "cuobjdump", "-res-usage", library], capture_output=True, text=True, check=True
+    ).stdout
     found: dict[str, dict[str, list[tuple[int, int]]]] = defaultdict(lambda: defaultdict(list))
     arch = kernel = ""
     for line in text.splitlines():

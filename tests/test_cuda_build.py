@@ -1,7 +1,6 @@
 """What the compiled CUDA library must be, checked without a GPU: no kernel uses local memory, named kernels hold the
 instructions that they are written for, and no wgmma is serialised."""
 
-import importlib.util
 import os
 import re
 import shutil
@@ -12,30 +11,23 @@ from pathlib import Path
 import pytest
 
 import lamina
+from bench.cuda_table import LIBRARY, find_tool
 
 ROOT = Path(__file__).resolve().parent.parent
-LIBRARY = Path(lamina.__file__).parent / "liblamina_cuda.so"
 
 pytestmark = pytest.mark.skipif(
     not lamina._C.build_info()["cuda_built"], reason="built without CUDA: " + lamina._C.build_info()["why_no_cuda"]
 )
 
 
-def tool(name: str) -> Path:
-    """A program of NVIDIA's wheels (extra `test`), or of the toolkit."""
-    spec = importlib.util.find_spec("nvidia")
-    for folder in spec.submodule_search_locations if spec else []:
-        if (path := Path(folder) / "cu13" / "bin" / name).exists():
-            return path
-    if path := shutil.which(name):
-        return Path(path)
-    pytest.skip(f"{name} was not found; pip install nvidia-cuda-{name}")
+def tool(name: str) -> str:
+    return find_tool(name) or pytest.skip(f"{name} was not found; pip install nvidia-cuda-{name}")
 
 
 # sin and cos of large arguments keep the digits of 2/pi in local memory (libdevice's reduction of Payne and Hanek).
 REDUCES_ARGUMENTS = ("unary_kernel", "unary_backward_kernel", "normal_kernel")
 # Kernels, an instruction that each is written for, and why; their sources are compiled where the library is PTX only.
-SOURCES = ["csrc/kernels/gemm/gemm_mma.cu", "csrc/kernels/layout/layout.cu"]
+SOURCES = {"gemm/gemm_mma.cu": "sm_80", "layout/layout.cu": "sm_80", "gemm/gemm_wgmma.cu": "sm_90a"}
 WRITTEN_FOR = [
     ("gemm_mma_kernel", r"HMMA", "products of short floats are the matrix units'"),
     ("gemm_mma_kernel", r"LDGSTS", "tiles go to shared memory without passing through registers"),
@@ -48,7 +40,7 @@ WRITTEN_FOR = [
 
 def instructions(binary: Path) -> dict[str, set[str]]:
     """Opcodes by kernel, over all architectures that the binary has machine code for."""
-    environment = {**os.environ, "NVDISASM_PATH": str(tool("nvdisasm"))}
+    environment = {**os.environ, "NVDISASM_PATH": tool("nvdisasm")}
     run = subprocess.run([tool("cuobjdump"), "-sass", binary], env=environment, capture_output=True, check=True)
     found: dict[str, set[str]] = defaultdict(set)
     kernel = ""
@@ -60,13 +52,21 @@ def instructions(binary: Path) -> dict[str, set[str]]:
     return found
 
 
-def compiled(source: str, folder: Path) -> Path:
-    """Machine code of one source for sm_80; a spill is an error."""
+def compiled(source: str, architecture: str, folder: Path) -> Path:
+    """Machine code of one source, without spills and without wgmmas that the assembler had to serialise (C75xx)."""
     cubin = folder / f"{Path(source).stem}.cubin"
-    flags = ["-std=c++20", "--expt-relaxed-constexpr", "-DLAMINA_DEVICE=cuda", f"-I{ROOT / 'csrc'}", "-arch=sm_80"]
-    command = ["nvcc", "-cubin", *flags, "-Xptxas=--warn-on-spills,--warning-as-error", ROOT / source, "-o", cubin]
+    flags = [
+        "-std=c++20",
+        "--expt-relaxed-constexpr",
+        "-DLAMINA_DEVICE=cuda",
+        f"-I{ROOT / 'csrc'}",
+        f"-arch={architecture}",
+    ]
+    checks = "-Xptxas=--warn-on-spills,--warning-as-error"
+    command = ["nvcc", "-cubin", *flags, checks, ROOT / "csrc/kernels" / source, "-o", cubin]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
+    assert "C75" not in run.stderr
     return cubin
 
 
@@ -76,8 +76,8 @@ def test_kernels_hold_the_instructions_they_are_written_for_and_do_not_spill(tmp
     if not any("gemm_mma_kernel" in kernel for kernel in found):
         if not shutil.which("nvcc"):
             pytest.skip("the library holds PTX only, and nvcc was not found; LAMINA_CUDA_ARCHS=80 builds machine code")
-        for source in SOURCES:
-            found |= instructions(compiled(source, tmp_path))
+        for source, architecture in SOURCES.items():
+            found |= instructions(compiled(source, architecture, tmp_path))
     spilling = [
         kernel
         for kernel, opcodes in found.items()

@@ -165,12 +165,22 @@ def _iter(self: Tensor) -> Any:
     return (self[i] for i in range(len(self)))
 
 
+def _cpu(self: Tensor) -> Tensor:
+    """The tensor in the memory of the CPU; itself if it is there."""
+    return F.to_device(self)
+
+
+def _cuda(self: Tensor) -> Tensor:
+    """The tensor in the memory of the current GPU; itself if it is there."""
+    return F.to_device(self, device="cuda")
+
+
 for _name, _method in {
     "numpy": _numpy,
     "tolist": _tolist,
     "to": _to,
-    "cpu": lambda self: F.to_device(self),
-    "cuda": lambda self: F.to_device(self, device="cuda"),
+    "cpu": _cpu,
+    "cuda": _cuda,
     "astype": _to,
     "copy_": _copy_,
     "clone": F.clone,
