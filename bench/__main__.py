@@ -2,7 +2,7 @@
 
     python -m bench                          everything
     python -m bench gemm conv2d softmax      kernels of these families (rows come from tests/cases)
-    python -m bench adam overhead train import alloc
+    python -m bench adam overhead interop train import alloc
     python -m bench gemm --filter vgg --threads 1 2 --json rows.jsonl --plot charts.png
     python -m bench gemm conv2d --device cuda
 
@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-TABLES = ("adam", "overhead", "train", "import", "alloc")
+TABLES = ("adam", "overhead", "interop", "train", "import", "alloc")
 THREAD_VARIABLES = ("LAMINA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -43,11 +43,12 @@ def run_tables(options: argparse.Namespace) -> None:
     threads = options.threads[0]
     for variable in THREAD_VARIABLES:
         os.environ[variable] = str(threads)
-    from bench import adam, alloc, kernels, overhead, report, startup, train
+    from bench import adam, alloc, interop, kernels, overhead, report, startup, train
 
     functions = {
         "adam": adam.run,
         "overhead": overhead.run,
+        "interop": interop.run,
         "train": train.run,
         "import": startup.run,
         "alloc": alloc.run,
