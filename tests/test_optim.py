@@ -403,9 +403,9 @@ def adam_tensors(p=(3,), g=(3,), m=(3,), dtypes="float32 float32 float32 float32
             "exp_avgs[0] is bfloat16",
         ),
         (
-            (lamina.tensor(0.1), None, adam_tensors(dtypes="float32 float32 float32 float32 float32")),
+            (lamina.tensor(0.1), None, adam_tensors(dtypes="float32 float32 float32 float32 int32")),
             TypeError,
-            "steps[0] is float32; expected int64",
+            "steps[0] is int32; expected int64 or float32",
         ),
         ((lamina.tensor(0.1), None, adam_tensors()[:4]), ValueError, "4 tensors; expected 5 groups"),
         ((lamina.tensor([0.1, 0.2]), None, adam_tensors()), ValueError, "lr is (2,)"),

@@ -6,21 +6,18 @@
 namespace lamina {
 namespace {
 
-// One kind of tensor in a call: its name in messages, and its place in the kernel's table (none: step counts).
+// One kind of tensor in a call: its name in messages, and its place in the kernel's table.
 struct Group {
   const char* name;
   void* OptimTensor::* place;
 };
-constexpr Group adam_groups[] = {{"params", &OptimTensor::param},
-                                 {"grads", &OptimTensor::grad},
-                                 {"exp_avgs", &OptimTensor::m},
-                                 {"exp_avg_sqs", &OptimTensor::v},
-                                 {"steps", nullptr},
-                                 {"max_exp_avg_sqs", &OptimTensor::vmax}};
+constexpr Group adam_groups[] = {{"params", &OptimTensor::param}, {"grads", &OptimTensor::grad},
+                                 {"exp_avgs", &OptimTensor::m},   {"exp_avg_sqs", &OptimTensor::v},
+                                 {"steps", &OptimTensor::step},   {"max_exp_avg_sqs", &OptimTensor::vmax}};
 constexpr Group sgd_groups[] = {{"params", &OptimTensor::param},
                                 {"grads", &OptimTensor::grad},
                                 {"momentum_buffers", &OptimTensor::m},
-                                {"steps", nullptr}};
+                                {"steps", &OptimTensor::step}};
 constexpr size_t params = 0, grads = 1;
 
 // The tensors of a call: for each group n arrays, all params, then all grads, and so on.
@@ -67,8 +64,9 @@ void check_groups(const Inputs& in, const Groups& g, std::string_view op) {
     for (size_t k = grads; k < g.kinds.size(); ++k) {
       const Array& x = g.at(k, i);
       const char* const name = g.kinds[k].name;
-      if (!g.kinds[k].place) {
-        check<TypeError>(x.dtype() == Dtype::int64, op, "steps[", i, "] is ", x.dtype(), "; expected int64");
+      if (g.kinds[k].place == &OptimTensor::step) {
+        check<TypeError>(x.dtype() == Dtype::int64 || x.dtype() == Dtype::float32, op, "steps[", i, "] is ",
+                         x.dtype(), "; expected int64 or float32");
         check(x.size() == 1, op, "steps[", i, "] is ", x.view(), "; expected one element");
         continue;
       }
@@ -104,11 +102,9 @@ Table make_table(Stream& stream, const Groups& g) {
     row.dtype = param.dtype();
     elements += row.n;
     for (size_t k = 0; k < g.kinds.size(); ++k) {
-      void* const data = k == grads ? grad.view().data : g.at(k, i).view().data;
-      if (g.kinds[k].place)
-        row.*g.kinds[k].place = data;
-      else
-        row.step = static_cast<int64_t*>(data);
+      const Array& x = k == grads ? grad : g.at(k, i);
+      row.*g.kinds[k].place = x.view().data;
+      if (g.kinds[k].place == &OptimTensor::step) row.step_dtype = x.dtype();
     }
   }
   const void* rows = stream.upload(table.rows.data(), int64_t(g.n * sizeof(OptimTensor)));

@@ -100,7 +100,7 @@ template <class F>
 LAMINA_PRIM void begin_step(const OptimTable& table, double* coefficients, F compute) {
   const int64_t all = int64_t(gridDim.x) * block_threads;
   for (int64_t i = int64_t(blockIdx.x) * block_threads + prim::thread(); i < table.count; i += all) {
-    const Pair pair = compute(++*table.tensors[i].step);
+    const Pair pair = compute(next_step(table.tensors[i]));
     coefficients[2 * i] = pair.first;
     coefficients[2 * i + 1] = pair.second;
   }

@@ -34,11 +34,18 @@ struct OptimTensor {
   void* m;        // Adam: mean of gradients; SGD: momentum buffer
   void* v;        // Adam: mean of squared gradients
   void* vmax;     // amsgrad: running maximum of v
-  int64_t* step;  // calls so far
+  void* step;     // calls so far: an int64, or a float32 as PyTorch has it
   int64_t n;      // elements
   int64_t begin;  // elements of the tensors before this one
   Dtype dtype;    // of param and grad
+  Dtype step_dtype;
 };
+
+// Counts a step. A float32 stays at 2^24, where the powers of b1 and b2 have long been 0.
+LAMINA_HD inline int64_t next_step(const OptimTensor& t) {
+  return t.step_dtype == Dtype::int64 ? ++*static_cast<int64_t*>(t.step)
+                                      : int64_t(++*static_cast<float*>(t.step));
+}
 
 struct OptimTable {
   const OptimTensor* tensors;  // device memory
