@@ -7,11 +7,12 @@
 
 Every op with a record is registered as ``torch.ops.lamina.<op>``, by a loop: its schema, its implementation, and its
 shapes for ``torch.compile`` and ``torch.export``. Call the functions of ``lamina.torch.functional``: they take the
-arguments of ``lamina.functional`` and record gradients, which the bare ops do not.
+arguments of ``lamina.functional`` and record gradients, which the bare ops do not. ``lamina.torch.optim`` has PyTorch's
+optimizers with one kernel call per step.
 
 PyTorch is no dependency of Lamina; this module needs version 2.10 or newer, and nothing else imports it.
 """
 
-from lamina.torch import functional
+from lamina.torch import functional, optim
 
-__all__ = ["functional"]
+__all__ = ["functional", "optim"]
