@@ -141,3 +141,20 @@ def test_memory_is_pytorch_s_and_flat():
     for _ in range(2000):
         F.softmax(x, dim=-1)
     assert lamina.memory_stats()["bytes_in_use"] == before
+
+
+def test_pytorch_s_generator_decides_what_is_dropped():
+    x = torch.ones(4000)
+    torch.manual_seed(3)
+    first, second = F.dropout(x), F.dropout(x)
+    assert not torch.equal(first, second)
+    assert 0.4 < (first == 0).float().mean() < 0.6
+    torch.manual_seed(3)
+    torch.testing.assert_close(F.dropout(x), first)
+
+
+def test_checkpointing_draws_the_same_numbers_again():
+    x = torch.ones(1000, requires_grad=True)
+    y = torch.utils.checkpoint.checkpoint(lambda x: F.dropout(x * x, p=0.3), x, use_reentrant=False)
+    y.sum().backward()
+    torch.testing.assert_close(x.grad, 2 * y.detach())

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from lamina import _C, functional, random
+from lamina import _C, functional
 from lamina.torch.ops import LEFT_OUT, LIBRARY, NAMES, RECORDS, attributes_of
 
 _is_functorch_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
@@ -196,10 +196,12 @@ for _name in NAMES:
         register_gradient(_name)
 
 
-def _state_of(generator: Any, device: Any = None) -> torch.Tensor:
-    """The state of Lamina's generator as PyTorch sees it, in the same memory."""
-    where = torch.device(device or "cpu")
-    return torch.from_dlpack(random.state_of(generator, "cpu" if where.type == "cpu" else f"cuda:{where.index or 0}"))
+def _state_of(generator: None, device: Any = "cpu") -> torch.Tensor:
+    """A state for one call, drawn from PyTorch's generator.
+
+    So ``torch.manual_seed`` seeds it, data loaders seed their workers, and activation checkpointing draws it again.
+    """
+    return torch.randint(2**62, (2,), device=device)
 
 
 def rebind_functions(module: dict[str, Any]) -> list[str]:
