@@ -28,6 +28,16 @@ def test_strided_and_reversed_numpy_arrays_are_understood(rng):
         np.testing.assert_array_equal(F.relu(view), np.maximum(view, 0))
 
 
+def test_lengths_of_sequences_may_be_an_array_too(rng):
+    operands = [rng.standard_normal(shape).astype(np.float32) for shape in ((5, 2, 3), (16, 3), (16, 4))]
+    absent = [None] * 4
+    y, *_ = F.lstm_layer(*operands, *absent, np.array([5, 2]))
+    want, *_ = F.lstm_layer(*map(lamina.tensor, operands), *absent, lamina.tensor([5, 2]))
+    np.testing.assert_array_equal(y, want.numpy())
+    with pytest.raises(ValueError, match="lengths go from 2 to 6; expected 1 to the 5 steps"):
+        F.lstm_layer(*operands, *absent, np.array([6, 2]))
+
+
 def test_a_python_number_beside_an_array(rng):
     x = rng.standard_normal(5).astype(np.float32)
     np.testing.assert_array_equal(F.add(x, 1.0), x + np.float32(1))

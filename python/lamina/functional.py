@@ -1668,7 +1668,7 @@ def lstm_layer(
     Source: agrees with ``torch.nn.LSTM``, and with its packed sequences where lengths are given.
     """
     if lengths is not None and not _C.is_recording():
-        _check_lengths(lengths.numpy(), x.shape[1 if batch_first else 0])
+        _check_lengths(np.asarray(lengths.tolist(), np.int64), x.shape[1 if batch_first else 0])
     return _C.lstm_layer(
         x,
         weight_ih,

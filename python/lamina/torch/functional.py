@@ -4,6 +4,12 @@ Each is the very function of ``lamina.functional`` (see there for formulas, shap
 calls replaced by those that are registered with PyTorch. Limits: reverse mode only, no second derivatives.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from lamina.torch.dispatch import rebind_functions
 
 __all__ = rebind_functions(globals())
+
+if TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any: ...
