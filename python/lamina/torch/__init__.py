@@ -7,12 +7,13 @@
 
 Every op with a record is registered as ``torch.ops.lamina.<op>``, by a loop: its schema, its implementation, and its
 shapes for ``torch.compile`` and ``torch.export``. Call the functions of ``lamina.torch.functional``: they take the
-arguments of ``lamina.functional`` and record gradients, which the bare ops do not. ``lamina.torch.optim`` has PyTorch's
-optimizers with one kernel call per step.
+arguments of ``lamina.functional`` and record gradients, which the bare ops do not. ``lamina.torch.nn`` and ``optim``
+have PyTorch's layers and optimizers with Lamina's kernels; ``lamina.torch.patch(model)`` puts the layers into a model.
 
 PyTorch is no dependency of Lamina; this module needs version 2.10 or newer, and nothing else imports it.
 """
 
-from lamina.torch import functional, optim
+from lamina.torch import functional, nn, optim
+from lamina.torch.patching import Report, patch, unpatch
 
-__all__ = ["functional", "optim"]
+__all__ = ["Report", "functional", "nn", "optim", "patch", "unpatch"]
