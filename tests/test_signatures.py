@@ -18,11 +18,11 @@ FUNCTIONS = {
     for name, function in vars(lamina.functional).items()
     if inspect.isfunction(function) and function.__module__ == "lamina.functional" and name[0] != "_"
 }
-# Without those for the tensors of PyTorch, and the CUDA library, which lies beside them.
+# Without those for PyTorch and JAX, and the CUDA library, which lies beside them.
 MODULES = [
     module.name
     for module in pkgutil.walk_packages(lamina.__path__, "lamina.")
-    if not any(part in module.name for part in ("._", ".torch", ".lib"))
+    if not any(part in module.name for part in ("._", ".torch", ".jax", ".lib"))
 ]
 NAMESPACE = {"lamina": lamina, "np": np, "nn": lamina.nn, "optim": lamina.optim, "F": lamina.functional}
 

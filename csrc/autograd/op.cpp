@@ -35,6 +35,19 @@ class Parser {
     return schema;
   }
 
+  // name=value, …: every attribute of the schema, in its order.
+  std::vector<Attr> values(const Schema& schema) {
+    std::vector<Attr> list;
+    for (const AttrSpec& spec : schema.attrs) {
+      if (!list.empty()) expect(",");
+      if (word() != spec.name) broken();
+      expect("=");
+      list.push_back(value(spec));
+    }
+    if (!rest_.empty()) broken();
+    return list;
+  }
+
  private:
   InputSpec input() {
     InputSpec spec{.name = word()};
@@ -173,6 +186,38 @@ Attrs::Attrs(const Schema& schema, std::vector<Attr> values)
 
 const Attr& Attrs::operator[](std::string_view name) const {
   return (*values_)[size_t(schema_->attr_index(name))];
+}
+
+std::string to_text(const Schema& schema, const Attrs& attrs) {
+  std::ostringstream out;
+  for (size_t i = 0; i < schema.attrs.size(); ++i) {
+    out << (i ? ", " : "") << schema.attrs[i].name << '=';
+    std::visit(
+        [&](const auto& value) {
+          using T = std::decay_t<decltype(value)>;
+          if constexpr (std::is_same_v<T, None>) {
+            out << "None";
+          } else if constexpr (std::is_same_v<T, bool>) {
+            out << (value ? "True" : "False");
+          } else if constexpr (std::is_same_v<
+                                   T, double>) {  // the shortest text that reads back as the same number
+            char text[32];
+            out.write(text, std::to_chars(text, text + sizeof text, value).ptr - text);
+          } else if constexpr (std::is_same_v<T, std::string>) {
+            out << '\'' << value << '\'';
+          } else if constexpr (std::is_same_v<T, Ints>) {
+            out << Tuple{value.data(), int(value.size())};
+          } else {
+            out << value;
+          }
+        },
+        attrs.at(i));
+  }
+  return out.str();
+}
+
+Attrs parse_attrs(const Schema& schema, std::string_view text) {
+  return schema.attrs.empty() ? Attrs{} : Attrs(schema, Parser(text).values(schema));
 }
 
 Register::Register(const OpDefinition& d) {

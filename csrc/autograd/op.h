@@ -76,6 +76,10 @@ class Attrs {
   std::shared_ptr<const std::vector<Attr>> values_;
 };
 
+// Attributes as text, in the words of the schema, and back: `stride=(1, 1), padding=(0, 0, 0, 0)`. All are written.
+std::string to_text(const Schema& schema, const Attrs& attrs);
+Attrs parse_attrs(const Schema& schema, std::string_view text);
+
 // --- what an op's functions see ----------------------------------------------------------------------------------
 
 using Inputs = std::span<const Array>;    // an absent operand is an empty Array

@@ -168,6 +168,7 @@ py::list infer_exchanged(const std::string& name, const py::list& operands, cons
   }
   std::vector<PyObject*> raw;
   for (py::handle a : attributes) raw.push_back(a.ptr());
+  const PauseRecording pause;  // a tape that is open asks for nothing here
   std::optional<KeepForBackward> keep;
   if (keeps) keep.emplace();
   const Inference inference = infer(op, in, attrs_of(op, raw.data(), raw.size()));

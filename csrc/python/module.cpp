@@ -110,6 +110,7 @@ PYBIND11_MODULE(_C, m) {
   python::bind_ops(m);
   python::bind_autograd(m);
   python::bind_exchange(m);
+  python::bind_xla(m);
 
   m.attr("__version__") = LAMINA_VERSION;
   m.def("build_info", build_info);

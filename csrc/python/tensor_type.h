@@ -58,6 +58,7 @@ void bind_ops(pybind11::module_& m);
 void bind_arrays(pybind11::module_& m);
 void bind_autograd(pybind11::module_& m);
 void bind_exchange(pybind11::module_& m);
+void bind_xla(pybind11::module_& m);
 
 }  // namespace lamina::python
 

@@ -8,15 +8,14 @@
 
 from __future__ import annotations
 
-import inspect
-import types
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from lamina import _C, functional
-from lamina.torch.ops import LEFT_OUT, LIBRARY, NAMES, RECORDS, attributes_of
+from lamina import _C, bridge
+from lamina.bridge import NAMES, RECORDS
+from lamina.torch.ops import LIBRARY, attributes_of
 
 _is_functorch_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 
@@ -207,21 +206,6 @@ def _state_of(generator: None, device: Any = "cpu") -> torch.Tensor:
 def rebind_functions(module: dict[str, Any]) -> list[str]:
     """Makes `module` a copy of ``lamina.functional`` that calls the ops registered here; gives the public names.
 
-    The copies have `module` as their globals: the compiler looks a function's globals up by its module.
+    The compiler looks a function's globals up by its module: that is why the copies have their own.
     """
-    originals = {
-        name: function
-        for name, function in vars(functional).items()
-        if inspect.isfunction(function) and function.__module__ == functional.__name__
-    }
-    module.update({name: value for name, value in vars(functional).items() if not name.startswith("__")})
-    module["_C"] = types.SimpleNamespace(
-        **{name: dispatcher(name) for name in NAMES}, dtype_of=_C.dtype_of, is_recording=_C.is_recording
-    )
-    module["random"] = types.SimpleNamespace(state_of=_state_of)
-    for name, function in originals.items():
-        copy = types.FunctionType(function.__code__, module, name, function.__defaults__, function.__closure__)
-        copy.__kwdefaults__, copy.__doc__ = function.__kwdefaults__, function.__doc__
-        copy.__annotations__, copy.__module__ = function.__annotations__, module["__name__"]
-        module[name] = copy
-    return [name for name in originals if name[0] != "_" and name not in LEFT_OUT]
+    return bridge.rebind_functions(module, {name: dispatcher(name) for name in NAMES}, _state_of)

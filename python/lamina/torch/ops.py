@@ -9,15 +9,12 @@ from typing import Any
 import torch
 
 from lamina import _C
+from lamina.bridge import NAMES, RECORDS
 
 if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
     raise ImportError(f"lamina.torch: PyTorch {torch.__version__} has no DLPack exchange API; expected 2.10 or newer")
 _C.use_exchange_api(torch.Tensor.__dlpack_c_exchange_api__)
 
-RECORDS: dict[str, dict[str, Any]] = _C.schemas()
-# What PyTorch has itself and would not gain: ops without operands, moves between devices, and whole optimizers.
-LEFT_OUT = {"full", "progression", "to_device", "adam_", "sgd_", "clip_grad_norm_", "clip_factor", "copy_", "clone"}
-NAMES = [name for name in RECORDS if name not in LEFT_OUT]
 LIBRARY = torch.library.Library("lamina", "DEF")  # ops live as long as this object
 
 _TYPES = {"int": "int", "float": "float", "bool": "bool", "str": "str", "dtype": "ScalarType", "ints": "int[]"}
