@@ -120,10 +120,11 @@ struct VecBase {
   }
   LAMINA_INLINE static Mask first(int n) { return {lane_numbers() < (Bits{} + I(n))}; }
   LAMINA_INLINE static Self zero() { return set1(S(0)); }
-  LAMINA_INLINE static Self set1(S s) {
-    Lanes r{};
-    for (int i = 0; i < N; ++i) r[i] = s;
-    return wrap(r);
+  LAMINA_INLINE static Self set1(S s) {  // one shuffle; a loop over the lanes would be ten
+    if constexpr (N == 4)
+      return wrap(Lanes{s, s, s, s});
+    else
+      return wrap(Lanes{s, s});
   }
   LAMINA_INLINE static Self iota() { return wrap(__builtin_convertvector(lane_numbers(), Lanes)); }
   LAMINA_INLINE static Self wrap(Lanes v) {
