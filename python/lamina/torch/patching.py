@@ -122,8 +122,11 @@ def _reason_against(module: torch.nn.Module, model: torch.nn.Module) -> str | No
         return "its forward was replaced"
     if reason := nn.obstacle(module, base):
         return reason
-    tensors = list(module.parameters()) or list(model.parameters())  # a layer without its own will get the model's
-    return next((reason for t in tensors if (reason := _reason_against_tensor(t))), None)
+    own = list(module.parameters())
+    for tensor in own or model.parameters():  # a layer without parameters will be given what others make
+        if reason := _reason_against_tensor(tensor):
+            return reason if own else f"elsewhere in the model {reason}"
+    return None
 
 
 def _reason_against_tensor(tensor: torch.Tensor) -> str | None:
