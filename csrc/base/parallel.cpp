@@ -40,6 +40,24 @@ void set_float_control(unsigned) {}
 
 thread_local bool is_inside = false;  // true iff this thread is running a chunk
 
+// The chunks of one parallel_run, claimed by whichever thread comes.
+struct Job {
+  void (*body)(const void*, int64_t);
+  const void* context;
+  int64_t chunks;
+  unsigned control = float_control();
+  std::atomic<int64_t> next{0};
+
+  void claim() {
+    const unsigned own = float_control();
+    set_float_control(control);
+    is_inside = true;
+    for (int64_t chunk; (chunk = next.fetch_add(1)) < chunks;) body(context, chunk);
+    is_inside = false;
+    set_float_control(own);
+  }
+};
+
 class Pool {
  public:
   explicit Pool(int workers) : workers_(workers) {
@@ -49,18 +67,14 @@ class Pool {
   int workers() const { return workers_; }
 
   // False iff another caller has the pool.
-  bool try_run(int64_t chunks, void (*body)(const void*, int64_t), const void* context) {
+  bool try_run(Job& job) {
     std::unique_lock lock(caller_, std::try_to_lock);
     if (!lock) return false;
-    body_ = body;
-    context_ = context;
-    chunks_ = chunks;
-    float_control_ = float_control();
-    next_.store(0);
+    job_ = &job;
     is_open_.store(true);
     epoch_.fetch_add(1);
     if (sleepers_.load() > 0) epoch_.notify_all();
-    claim();
+    job.claim();
     // Close, then wait for those inside: a worker that enters later sees the closed door and touches nothing.
     is_open_.store(false);
     while (inside_.load() != 0) pause();
@@ -75,12 +89,6 @@ class Pool {
   }
 
  private:
-  void claim() {
-    is_inside = true;
-    for (int64_t chunk; (chunk = next_.fetch_add(1)) < chunks_;) body_(context_, chunk);
-    is_inside = false;
-  }
-
   void work() {
     uint32_t seen = 0;
     while (!is_retired_.load()) {
@@ -92,21 +100,14 @@ class Pool {
       }
       seen = epoch_.load();
       inside_.fetch_add(1);
-      if (is_open_.load()) {
-        set_float_control(float_control_);
-        claim();
-      }
+      if (is_open_.load()) job_->claim();
       inside_.fetch_sub(1);
     }
   }
 
   const int workers_;
   std::mutex caller_;
-  void (*body_)(const void*, int64_t) = nullptr;
-  const void* context_ = nullptr;
-  int64_t chunks_ = 0;
-  unsigned float_control_ = 0;
-  std::atomic<int64_t> next_{0};
+  Job* job_ = nullptr;
   std::atomic<bool> is_open_{false}, is_retired_{false};
   std::atomic<int> inside_{0}, sleepers_{0};
   std::atomic<uint32_t> epoch_{0};
@@ -146,6 +147,7 @@ struct State {
   Count count = default_count();
   std::atomic<int> threads{count.threads};
   std::atomic<Pool*> pool{nullptr};
+  std::atomic<TeamRun> team{nullptr};
 };
 
 State*& state_slot() {
@@ -193,9 +195,15 @@ void set_num_threads(int n) {
   }
 }
 
+void use_team(TeamRun run) { state_slot()->team.store(run); }
+
 void parallel_run(int64_t chunks, void (*body)(const void*, int64_t), const void* context) {
-  if (chunks > 1 && !is_inside && num_threads() > 1 && pool_of(*state_slot())->try_run(chunks, body, context))
-    return;
+  if (chunks > 1 && !is_inside && num_threads() > 1) {
+    Job job{body, context, chunks};
+    if (const TeamRun team = state_slot()->team.load())
+      return team([](void* shared) { static_cast<Job*>(shared)->claim(); }, &job, 0, 0);
+    if (pool_of(*state_slot())->try_run(job)) return;
+  }
   for (int64_t chunk = 0; chunk < chunks; ++chunk) body(context, chunk);
 }
 
