@@ -15,5 +15,8 @@ PyTorch is no dependency of Lamina; this module needs version 2.10 or newer, and
 
 from lamina.torch import functional, nn, optim
 from lamina.torch.patching import Report, patch, unpatch
+from lamina.torch.threads import share_threads
 
 __all__ = ["Report", "functional", "nn", "optim", "patch", "unpatch"]
+
+share_threads()
