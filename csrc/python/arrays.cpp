@@ -39,11 +39,17 @@ Dtype parse_dtype(py::handle o) {
     name = o.cast<std::string>();
   } else {
     if (o.ptr() == reinterpret_cast<PyObject*>(&PyFloat_Type)) return Dtype::float32;
-    try {
-      name = py::str(py::module_::import("numpy").attr("dtype")(o).attr("name"));
-    } catch (py::error_already_set&) {
-      fail<TypeError>("dtype", std::string(py::repr(o)), " is no dtype; expected one such as lamina.float32");
-    }
+    name = py::str(o);
+    constexpr std::string_view torch = "torch.";  // torch.float32, which numpy does not know
+    if (name.starts_with(torch)) {
+      name.erase(0, torch.size());
+    } else
+      try {
+        name = py::str(py::module_::import("numpy").attr("dtype")(o).attr("name"));
+      } catch (py::error_already_set&) {
+        fail<TypeError>("dtype", std::string(py::repr(o)),
+                        " is no dtype; expected one such as lamina.float32");
+      }
   }
   for (int i = 0; i < dtype_count; ++i)
     if (name == name_of(Dtype(i))) return Dtype(i);
@@ -147,30 +153,29 @@ py::object to_numpy(const Tensor& t) {
 
 }  // namespace
 
-dlpack::DataType dlpack_dtype(Dtype dtype) {
-  const uint8_t bits = uint8_t(8 * size_of(dtype));
-  switch (dtype) {
-    case Dtype::boolean:
-      return {dlpack::code_bool, bits, 1};
-    case Dtype::uint8:
-      return {dlpack::code_uint, bits, 1};
-    case Dtype::int32:
-    case Dtype::int64:
-      return {dlpack::code_int, bits, 1};
-    case Dtype::bfloat16:
-      return {dlpack::code_bfloat, bits, 1};
-    default:
-      return {dlpack::code_float, bits, 1};
-  }
+namespace {
+constexpr dlpack::DataType dlpack_dtypes[] = {
+    // in the order of Dtype
+    {dlpack::code_bool, 8, 1},   {dlpack::code_uint, 8, 1},   {dlpack::code_int, 32, 1},
+    {dlpack::code_int, 64, 1},   {dlpack::code_float, 16, 1}, {dlpack::code_bfloat, 16, 1},
+    {dlpack::code_float, 32, 1}, {dlpack::code_float, 64, 1},
+};
+static_assert(std::size(dlpack_dtypes) == dtype_count);
+}  // namespace
+
+dlpack::DataType dlpack_dtype(Dtype dtype) { return dlpack_dtypes[int(dtype)]; }
+
+std::optional<Dtype> find_dlpack_dtype(dlpack::DataType d) {
+  for (int i = 0; i < dtype_count; ++i)
+    if (dlpack_dtypes[i].code == d.code && dlpack_dtypes[i].bits == d.bits && d.lanes == 1) return Dtype(i);
+  return std::nullopt;
 }
 
 Dtype from_dlpack_dtype(dlpack::DataType d) {
-  for (int i = 0; i < dtype_count; ++i) {
-    const dlpack::DataType candidate = dlpack_dtype(Dtype(i));
-    if (candidate.code == d.code && candidate.bits == d.bits && d.lanes == 1) return Dtype(i);
-  }
-  fail<TypeError>("from_dlpack", "type code ", int(d.code), " with ", int(d.bits),
-                  " bits is not supported; expected a lamina dtype");
+  const std::optional<Dtype> found = find_dlpack_dtype(d);
+  check<TypeError>(found.has_value(), "from_dlpack", "type code ", int(d.code), " with ", int(d.bits),
+                   " bits is not supported; expected a lamina dtype");
+  return *found;
 }
 
 // The simulator's memory is the CPU's, but nobody else would look for it there.
@@ -191,28 +196,33 @@ namespace {
 // CUDA streams as the array API standard numbers them: 1 and 2 are the legacy and the per-thread default stream.
 void* stream_handle(int64_t number) { return reinterpret_cast<void*>(number); }
 
-struct Exported {
+// What a consumer gets, with the array that it holds.
+template <class M>
+struct Exported : Pooled<Exported<M>> {
+  M managed{};
   Array array;
   int64_t shape[max_ndim], strides[max_ndim];
 };
 
 template <class M>
 M* managed_as(const Array& array) {
-  auto* context = new Exported{array, {}, {}};
+  auto* exported = new Exported<M>;
+  exported->array = array;
   const View& v = array.view();
-  std::copy_n(v.shape, v.ndim, context->shape);
-  std::copy_n(v.strides, v.ndim, context->strides);
-  auto* managed = new M{};
-  managed->tensor = {
-      v.data, dlpack_device(array.device()), v.ndim, dlpack_dtype(v.dtype), context->shape, context->strides,
-      0};
-  managed->context = context;
-  managed->deleter = [](M* self) {
-    delete static_cast<Exported*>(self->context);
-    delete self;
-  };
-  if constexpr (std::is_same_v<M, dlpack::ManagedVersioned>) managed->version = {1, 0};
-  return managed;
+  std::copy_n(v.shape, v.ndim, exported->shape);
+  std::copy_n(v.strides, v.ndim, exported->strides);
+  M& managed = exported->managed;
+  managed.tensor = {v.data,
+                    dlpack_device(array.device()),
+                    v.ndim,
+                    dlpack_dtype(v.dtype),
+                    exported->shape,
+                    exported->strides,
+                    0};
+  managed.context = exported;
+  managed.deleter = [](M* self) { delete static_cast<Exported<M>*>(self->context); };
+  if constexpr (std::is_same_v<M, dlpack::ManagedVersioned>) managed.version = {1, 0};
+  return &managed;
 }
 
 template <class M>

@@ -1,32 +1,52 @@
-// Ops on the tensors of a framework that has the DLPack exchange API (PyTorch): operands are read where they lie,
-// results are allocated by the framework, and work on a GPU goes to its current stream. Gradients are the framework's:
-// lamina/torch/ connects these calls to its autograd.
+// Ops on the tensors of a framework, as they are registered with it. Gradients are the framework's: lamina/torch/
+// connects these calls to its autograd; eager.cpp has the shorter way of a call from Python.
 //
 //   lamina._C.exchanged.<op>(inputs..., attributes..., keep=False)    all positional, in the order of the schema
 //
 // `keep` asks for the outputs that a backward pass needs (as an open tape does for Lamina's own tensors).
-#include <pybind11/stl.h>
+#include "python/exchange.h"
 
-#include "interop/dlpack.h"
-#include "python/op_function.h"
-#include "python/tensor_type.h"
+#include <pybind11/stl.h>
 
 namespace py = pybind11;
 
 namespace lamina::python {
-namespace {
 
-const dlpack::ExchangeApi* api = nullptr;
+Framework framework;
 
-[[noreturn]] void raise_python_error() { throw py::error_already_set(); }
+Call::Call(const Op& op, PyObject* const* args, size_t given) {
+  const std::vector<InputSpec>& inputs = op.schema.inputs;
+  check<TypeError>(given <= inputs.size() + op.schema.attrs.size(), op.name(), given, " arguments; expected ",
+                   op.schema_text);
+  for (size_t i = 0; i < inputs.size(); ++i) {
+    if (i >= given) {
+      check<TypeError>(inputs[i].is_optional, op.name(), inputs[i].name, " is missing; expected ",
+                       op.schema_text);
+      operands.push_back(Py_None);
+    } else if (inputs[i].is_variadic) {
+      check<TypeError>(PyTuple_Check(args[i]) || PyList_Check(args[i]), op.name(), inputs[i].name, " is a ",
+                       Py_TYPE(args[i])->tp_name, "; expected a list or tuple of tensors");
+      for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(args[i]); ++k)
+        operands.push_back(PySequence_Fast_GET_ITEM(args[i], k));
+    } else {
+      operands.push_back(args[i]);
+    }
+  }
+  attrs = args + inputs.size();
+  attr_count = given > inputs.size() ? given - inputs.size() : 0;
+}
 
-Array array_of(const Op& op, PyObject* o) {
+bool read(PyObject* tensor, Array* array) {
   dlpack::Tensor d{};
-  if (api->view_of_object(o, &d) != 0) raise_python_error();
-  check(d.ndim <= max_ndim, op.name(), "an operand has ", d.ndim, " axes; expected at most ", max_ndim);
-  View v{.data = static_cast<char*>(d.data) + d.byte_offset,
-         .dtype = from_dlpack_dtype(d.dtype),
-         .ndim = d.ndim};
+  if (framework.api->view_of_object(tensor, &d) != 0) {
+    PyErr_Clear();
+    return false;
+  }
+  const std::optional<Dtype> dtype = find_dlpack_dtype(d.dtype);
+  if (!dtype || d.ndim > max_ndim ||
+      (d.device.type != dlpack::device_cpu && d.device.type != dlpack::device_cuda))
+    return false;
+  View v{.data = static_cast<char*>(d.data) + d.byte_offset, .dtype = *dtype, .ndim = d.ndim};
   std::copy_n(d.shape, d.ndim, v.shape);
   int64_t expected = 1;
   for (int i = d.ndim - 1; i >= 0; --i) {
@@ -34,19 +54,69 @@ Array array_of(const Op& op, PyObject* o) {
     expected *= v.shape[i];
   }
   // The caller holds the object for as long as the array lives.
-  return Array(v, make_ref<Storage>(v.data, v.size() * size_of(v.dtype), [] {}),
-               from_dlpack_device(d.device.type, d.device.id));
+  static const auto borrowed = make_ref<Storage>(nullptr, 0, nullptr);
+  *array = Array(v, borrowed, from_dlpack_device(d.device.type, d.device.id));
+  return true;
 }
 
-Array operand_of(const Op& op, PyObject* o) { return o == Py_None ? Array{} : array_of(op, o); }
+namespace {
 
-// A result on its way to the framework: its memory is the framework's, its shape and strides are given by the view.
-struct Result {
-  dlpack::ManagedVersioned* managed;
+const std::string& name_of_operand(const Op& op, size_t i) {
+  return op.schema.inputs[std::min(i, op.schema.inputs.size() - 1)].name;
+}
+
+[[noreturn]] void unreadable(const Op& op, size_t i, py::handle o) {
+  if (!py::isinstance(o, framework.tensor_type))
+    fail<TypeError>(op.name(), name_of_operand(op, i), " is a ", Py_TYPE(o.ptr())->tp_name,
+                    "; expected a torch.Tensor");
+  fail<TypeError>(op.name(), name_of_operand(op, i), " is a tensor of ",
+                  std::string(py::str(o.attr("dtype"))), " with ", o.attr("ndim").cast<int>(), " axes on ",
+                  std::string(py::str(o.attr("device"))), "; expected at most ", max_ndim,
+                  " axes of bool, uint8, int32, int64, float16, bfloat16, ",
+                  "float32 or float64, in memory of the CPU or a CUDA device");
+}
+
+}  // namespace
+
+Array array_of(const Op& op, size_t operand, PyObject* tensor) {
   Array array;
-};
+  if (tensor != Py_None && (!py::isinstance(tensor, framework.tensor_type) || !read(tensor, &array)))
+    unreadable(op, operand, tensor);
+  return array;
+}
 
-Result allocate(const View& view, Device device) {
+void add_numbers(const Op& op, std::span<PyObject* const> operands, Arrays& in) {
+  const Array* like = nullptr;
+  for (size_t i = op.promotes_from; i < in.size() && !like; ++i)
+    if (in[i]) like = &in[i];
+  for (size_t i = 0; i < in.size(); ++i) {
+    if (in[i] || operands[i] == Py_None) continue;
+    if (op.promotes != Promotion::none && like)
+      in[i] = scalar_array(operands[i], like->dtype(), like->device());
+    if (!in[i]) unreadable(op, i, operands[i]);
+  }
+}
+
+Placement::Placement(Device device) : scope_(device) {
+  if (device.is_cpu()) return;
+  void* stream = nullptr;
+  const dlpack::Device d = dlpack_device(device);
+  if (framework.api->current_stream(d.type, d.id, &stream) != 0) raise_python_error();
+  current_stream(device).use_handle(stream);
+}
+
+Placement::~Placement() {
+  if (!current_device().is_cpu()) current_stream().use_handle(nullptr);
+}
+
+// --- forward -----------------------------------------------------------------------------------------------------
+
+namespace {
+
+// Memory for a result. On a GPU it is the framework's, whose pool is to be the only one; on the CPU frameworks have no
+// pool, and Lamina's spares the page faults of fresh memory.
+Array allocate(const View& view, Device device) {
+  if (device.is_cpu()) return Array(view);
   // Dense memory of that size is asked for in the order that the view has in memory.
   int64_t extent = view.size();
   dlpack::Tensor prototype{nullptr, dlpack_device(device), 1, dlpack_dtype(view.dtype), &extent, nullptr, 0};
@@ -54,98 +124,98 @@ Result allocate(const View& view, Device device) {
   const auto set_error = [](void*, const char*, const char* message) {
     PyErr_SetString(PyExc_RuntimeError, message);
   };
-  if (api->allocate(&prototype, &managed, nullptr, set_error) != 0) raise_python_error();
+  if (framework.api->allocate(&prototype, &managed, nullptr, set_error) != 0) raise_python_error();
   View v = view;
   v.data = static_cast<char*>(managed->tensor.data) + managed->tensor.byte_offset;
-  return {managed, Array(v, make_ref<Storage>(v.data, v.size() * size_of(v.dtype), [] {}), device)};
+  return Array(v,
+               make_ref<Storage>(v.data, extent * size_of(v.dtype), [managed] { managed->deleter(managed); }),
+               device);
 }
 
-PyObject* to_object(const Result& result) {
-  View v = result.array.view();
-  dlpack::Tensor& t = result.managed->tensor;
-  t.ndim = v.ndim;
-  t.shape = v.shape;
-  t.strides = v.strides;
+py::object to_object(const Array& array) {
   void* object = nullptr;
-  if (api->object_from_managed(result.managed, &object) != 0) raise_python_error();
-  return static_cast<PyObject*>(object);
+  if (framework.api->object_from_managed(export_managed(array), &object) != 0) raise_python_error();
+  return py::reinterpret_steal<py::object>(static_cast<PyObject*>(object));
 }
 
-// Work of this thread on a GPU goes to the framework's current stream while this lives.
-class OnItsStream {
- public:
-  explicit OnItsStream(Device device) : device_(device) {
-    if (device.is_cpu()) return;
-    void* stream = nullptr;
-    const dlpack::Device d = dlpack_device(device);
-    if (api->current_stream(d.type, d.id, &stream) != 0) raise_python_error();
-    current_stream(device).use_handle(stream);
-  }
-  ~OnItsStream() {
-    if (!device_.is_cpu()) current_stream(device_).use_handle(nullptr);
-  }
-
- private:
-  Device device_;
-};
-
-PyObject* tuple_or_single(const std::vector<PyObject*>& results) {
-  if (results.empty()) return Py_NewRef(Py_None);
-  if (results.size() == 1) return results[0];
-  PyObject* tuple = PyTuple_New(Py_ssize_t(results.size()));
-  for (size_t i = 0; i < results.size(); ++i) PyTuple_SET_ITEM(tuple, Py_ssize_t(i), results[i]);
-  return tuple;
+int64_t bytes_of(const Inputs& in) {
+  int64_t bytes = 0;
+  for (const Array& x : in) bytes += x ? x.bytes() : 0;
+  return bytes;
 }
+
+// Without the GIL where the work is long enough to pay for it.
+template <class Work>
+void run_beside_python(const Inputs& in, const Work& work) {
+  if (bytes_of(in) <= gil_release_bytes) return work();
+  py::gil_scoped_release release;
+  work();
+}
+
+}  // namespace
+
+py::object execute(const Op& op, const Inputs& in, const Attrs& attrs, bool keeps_for_backward,
+                   Outputs& out) {
+  std::optional<KeepForBackward> keep;
+  if (keeps_for_backward) keep.emplace();
+  const Placement placement(device_of(op, in));
+  const Inference inference = infer(op, in, attrs);
+  for (const View& view : inference.views)
+    out.push_back(allocate(inference.is_alias ? Spec::like(view, view.dtype) : view, inference.device));
+  run_beside_python(in, [&] {
+    if (inference.is_alias)  // frameworks want results that share no memory with operands
+      eval_all<"copy_">({out[0], in[0].with_view(inference.views[0])});
+    else
+      run(op, in, attrs, inference.workspace, out);
+  });
+  if (out.empty()) return py::none();
+  if (out.size() == 1) return to_object(out[0]);
+  py::tuple objects(out.size());
+  for (size_t i = 0; i < out.size(); ++i) objects[i] = to_object(out[i]);
+  return objects;
+}
+
+// --- backward ----------------------------------------------------------------------------------------------------
+
+Gradients call_vjp(const Op& op, const Inputs& in, const Inputs& out, const Attrs& attrs,
+                   std::span<const bool> needs, const Inputs& dys) {
+  SmallVector<int64_t, 8> slots;
+  for (bool need : needs) slots.push_back(need ? 0 : -1);
+  const Placement placement(device_of(op, in));
+  Gradients dx;
+  run_beside_python(in, [&] {
+    const PauseRecording pause;
+    dx = op.vjp(Saved{in, out, attrs, std::span<const int64_t>(slots.data(), slots.size()), nullptr}, dys);
+  });
+  return dx;
+}
+
+py::object give(const Array& array) {
+  const bool is_own = array.is_unique() && array.bytes() <= array.storage()->bytes();
+  return to_object(is_own ? array : eval<"clone">({array}));
+}
+
+namespace {
+
+// --- what is registered ------------------------------------------------------------------------------------------
 
 PyObject* call_exchanged(PyObject* self, PyObject* const* args, size_t flagged_count, PyObject*) {
-  return guarded([&]() -> PyObject* {
+  return guarded([&] {
     const Op& op = *reinterpret_cast<OpFunction*>(self)->op;
-    const Schema& schema = op.schema;
-    const size_t given = size_t(PyVectorcall_NARGS(flagged_count));
-    const size_t expected = schema.inputs.size() + schema.attrs.size();
-    check<TypeError>(given == expected || given == expected + 1, op.name(), given, " arguments; expected ",
-                     op.schema_text);
-    SmallVector<Array, 8> in;
-    for (size_t i = 0; i < schema.inputs.size(); ++i) {
-      if (!schema.inputs[i].is_variadic) {
-        in.push_back(operand_of(op, args[i]));
-        continue;
-      }
-      for (Py_ssize_t k = 0; k < PySequence_Fast_GET_SIZE(args[i]); ++k)
-        in.push_back(operand_of(op, PySequence_Fast_GET_ITEM(args[i], k)));
-    }
-    const Attrs attrs = attrs_of(op, args + schema.inputs.size(), schema.attrs.size());
-    const Inputs inputs(in.data(), in.size());
-    std::optional<KeepForBackward> keep;
-    if (given > expected && args[expected] == Py_True) keep.emplace();
-
-    const DeviceScope scope(device_of(op, inputs));
-    const OnItsStream stream(current_device());
-    const Inference inference = infer(op, inputs, attrs);
-    SmallVector<Result, 4> results;
+    size_t given = size_t(PyVectorcall_NARGS(flagged_count));
+    bool keep = false;
+    if (given == op.schema.inputs.size() + op.schema.attrs.size() + 1) keep = args[--given] == Py_True;
+    const Call call(op, args, given);
+    Arrays in;
+    for (PyObject* o : call.operands) in.push_back(array_of(op, in.size(), o));
     Outputs out;
-    for (const View& view : inference.views) {
-      results.push_back(allocate(inference.is_alias ? Spec::like(view, view.dtype) : view, inference.device));
-      out.push_back(results.back().array);
-    }
-    int64_t bytes = 0;
-    for (const Array& x : in) bytes += x ? x.bytes() : 0;
-    const auto work = [&] {
-      if (inference.is_alias)  // frameworks want results that share no memory with operands
-        eval_all<"copy_">({out[0], in[0].with_view(inference.views[0])});
-      else
-        run(op, inputs, attrs, inference.workspace, out);
-    };
-    if (bytes > gil_release_bytes) {
-      py::gil_scoped_release release;
-      work();
-    } else {
-      work();
-    }
-    std::vector<PyObject*> objects;
-    for (const Result& result : results) objects.push_back(to_object(result));
-    return tuple_or_single(objects);
+    const Attrs attrs = attrs_of(op, call.attrs, call.attr_count, NoneMeans::default_value);
+    return execute(op, Inputs(in.data(), in.size()), attrs, keep, out).release().ptr();
   });
+}
+
+Attrs registered_attrs(const Op& op, const py::tuple& values) {
+  return attrs_of(op, PySequence_Fast_ITEMS(values.ptr()), values.size(), NoneMeans::default_value);
 }
 
 // What `infer` says of operands that have no memory: (shape, strides, dtype name) of every output.
@@ -166,12 +236,10 @@ py::list infer_exchanged(const std::string& name, const py::list& operands, cons
     std::copy(strides.begin(), strides.end(), v.strides);
     in.emplace_back(v, Ref<Storage>{}, Device{});
   }
-  std::vector<PyObject*> raw;
-  for (py::handle a : attributes) raw.push_back(a.ptr());
   const PauseRecording pause;  // a tape that is open asks for nothing here
   std::optional<KeepForBackward> keep;
   if (keeps) keep.emplace();
-  const Inference inference = infer(op, in, attrs_of(op, raw.data(), raw.size()));
+  const Inference inference = infer(op, in, registered_attrs(op, attributes));
   py::list result;
   for (View view : inference.views) {
     if (inference.is_alias) view = Spec::like(view, view.dtype);
@@ -185,18 +253,18 @@ py::list infer_exchanged(const std::string& name, const py::list& operands, cons
 // The gradients of the inputs that `needs` names, in the order of the inputs; None: there is none. An operand whose data
 // the vjp does not read may be one element seen as many: `strides` holds the true ones, of all inputs, then outputs.
 py::list vjp_exchanged(const std::string& name, const py::list& inputs, const py::list& outputs,
-                       const py::list& dys, const std::vector<bool>& needs,
-                       const std::vector<int64_t>& strides, const py::tuple& attributes) {
+                       const py::list& dys, const py::list& needs, const std::vector<int64_t>& strides,
+                       const py::tuple& attributes) {
   const Op& op = find_op(name);
   const auto arrays = [&](const py::list& list) {
-    std::vector<Array> result;
-    for (py::handle o : list) result.push_back(operand_of(op, o.ptr()));
+    Arrays result;
+    for (py::handle o : list) result.push_back(array_of(op, result.size(), o.ptr()));
     return result;
   };
-  std::vector<Array> in = arrays(inputs), out = arrays(outputs);
-  const std::vector<Array> dy = arrays(dys);
+  Arrays in = arrays(inputs), out = arrays(outputs);
+  const Arrays dy = arrays(dys);
   auto stride = strides.begin();
-  for (std::vector<Array>* group : {&in, &out})
+  for (Arrays* group : {&in, &out})
     for (Array& x : *group) {
       if (!x) continue;
       View v = x.view();
@@ -205,42 +273,36 @@ py::list vjp_exchanged(const std::string& name, const py::list& inputs, const py
       stride += v.ndim;
       x = x.with_view(v);
     }
-  std::vector<PyObject*> raw;
-  for (py::handle a : attributes) raw.push_back(a.ptr());
-  const Attrs attrs = attrs_of(op, raw.data(), raw.size());
-  std::vector<int64_t> slots;
-  for (bool need : needs) slots.push_back(need ? 0 : -1);
-  const DeviceScope scope(device_of(op, in));
-  const OnItsStream stream(current_device());
-  Gradients dx;
-  {
-    py::gil_scoped_release release;
-    const PauseRecording pause;
-    dx = op.vjp(Saved{in, out, attrs, slots, nullptr}, dy);
-  }
+  SmallVector<bool, 8> is_needed;
+  for (py::handle need : needs) is_needed.push_back(need.ptr() == Py_True);
+  const Gradients dx = call_vjp(
+      op, Inputs(in.data(), in.size()), Inputs(out.data(), out.size()), registered_attrs(op, attributes),
+      std::span<const bool>(is_needed.data(), is_needed.size()), Inputs(dy.data(), dy.size()));
   py::list result;
-  for (size_t i = 0; i < in.size(); ++i) {
-    if (!needs[i] || i >= dx.size() || !dx[i]) {
-      result.append(py::none());
-      continue;
-    }
-    // A vjp may pass dy on as it was, whose memory is not ours to give away.
-    const Array own = dx[i].storage()->is_foreign() ? eval<"clone">({dx[i]}) : dx[i];
-    void* object = nullptr;
-    if (api->object_from_managed(export_managed(own), &object) != 0) raise_python_error();
-    result.append(py::reinterpret_steal<py::object>(static_cast<PyObject*>(object)));
-  }
+  for (size_t i = 0; i < in.size(); ++i)
+    result.append(is_needed[i] && i < dx.size() && dx[i] ? give(dx[i]) : py::none());
   return result;
 }
 
-void use_exchange_api(const py::capsule& capsule) {
-  const auto* found =
-      static_cast<const dlpack::ExchangeApi*>(PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api"));
-  if (!found) raise_python_error();
-  check<StateError>(found->version.major == 1 && found->view_of_object, "exchange",
-                    "the framework speaks DLPack ", found->version.major, ".", found->version.minor,
+void use_framework(const py::capsule& exchange_api, const py::object& tensor_type,
+                   const py::object& parameter_type, const py::object& is_grad_enabled,
+                   const py::object& is_autocast_enabled,
+                   const std::vector<py::object>& are_transforms_active) {
+  const auto* api = static_cast<const dlpack::ExchangeApi*>(
+      PyCapsule_GetPointer(exchange_api.ptr(), "dlpack_exchange_api"));
+  if (!api) raise_python_error();
+  check<StateError>(api->version.major == 1 && api->view_of_object, "exchange",
+                    "the framework speaks DLPack ", api->version.major, ".", api->version.minor,
                     "; expected 1.3 or a later 1");
-  api = found;
+  const auto held = [](const py::object& o) { return py::object(o).release(); };  // as long as the process
+  framework = {.api = api,
+               .tensor_type = held(tensor_type),
+               .plain_types = {reinterpret_cast<PyTypeObject*>(held(tensor_type).ptr()),
+                               reinterpret_cast<PyTypeObject*>(held(parameter_type).ptr())},
+               .is_grad_enabled = held(is_grad_enabled),
+               .is_autocast_enabled = held(is_autocast_enabled),
+               .are_transforms_active = {}};
+  for (const py::object& o : are_transforms_active) framework.are_transforms_active.push_back(held(o));
 }
 
 }  // namespace
@@ -248,9 +310,10 @@ void use_exchange_api(const py::capsule& capsule) {
 void bind_exchange(py::module_& m) {
   py::module_ exchanged = m.def_submodule("exchanged");
   add_op_functions(exchanged, call_exchanged);
-  m.def("use_exchange_api", use_exchange_api);
+  m.def("use_framework", use_framework);
   m.def("infer_exchanged", infer_exchanged);
   m.def("vjp_exchanged", vjp_exchanged);
+  bind_eager(m);
 }
 
 }  // namespace lamina::python

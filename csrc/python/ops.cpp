@@ -66,13 +66,17 @@ Attr to_attr(const Op& op, const AttrSpec& spec, PyObject* o) {
 
 }  // namespace
 
-Attrs attrs_of(const Op& op, PyObject* const* args, size_t given) {
+Attrs attrs_of(const Op& op, PyObject* const* args, size_t given, NoneMeans none_means) {
   const Schema& schema = op.schema;
   if (schema.attrs.empty()) return {};
   std::vector<Attr> values;
   values.reserve(schema.attrs.size());
-  for (size_t i = 0; i < schema.attrs.size(); ++i)
-    values.push_back(i < given ? to_attr(op, schema.attrs[i], args[i]) : schema.attrs[i].default_value);
+  for (size_t i = 0; i < schema.attrs.size(); ++i) {
+    const AttrSpec& spec = schema.attrs[i];
+    const bool is_default =
+        i >= given || (none_means == NoneMeans::default_value && args[i] == Py_None && !spec.is_optional);
+    values.push_back(is_default ? spec.default_value : to_attr(op, spec, args[i]));
+  }
   return Attrs(schema, std::move(values));
 }
 

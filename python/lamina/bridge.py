@@ -37,7 +37,8 @@ def rebind_functions(
         if inspect.isfunction(function) and function.__module__ == functional.__name__
     }
     module.update({name: value for name, value in vars(functional).items() if not name.startswith("__")})
-    module["_C"] = types.SimpleNamespace(**ops, dtype_of=_C.dtype_of, is_recording=is_recording)
+    module["_C"] = types.ModuleType("ops")  # the interpreter caches what it finds in a module
+    vars(module["_C"]).update(ops, dtype_of=_C.dtype_of, is_recording=is_recording)
     module["random"] = types.SimpleNamespace(state_of=state_of)
     for name, function in originals.items():
         copy = types.FunctionType(function.__code__, module, name, function.__defaults__, function.__closure__)

@@ -1,4 +1,4 @@
-"""Lamina's kernels as custom ops of PyTorch, with gradients, under its compiler, on its memory and streams.
+"""Lamina's kernels as custom ops of PyTorch, with gradients, under its compiler, on its tensors and streams.
 
     import torch, lamina.torch
     from lamina.torch import functional as F

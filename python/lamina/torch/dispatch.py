@@ -3,7 +3,10 @@
 * no gradient wanted: the kernel, called directly;
 * a gradient wanted: an autograd function that keeps what the vjp reads and nothing else;
 * inside ``torch.func``: an autograd function with a separate ``setup_context``, which it needs, and which costs 11 µs;
-* inside ``torch.compile``: the registered op, whose registered gradient the compiler sees.
+* inside ``torch.compile``, under a dispatch mode and for subclasses of tensors: the registered op, whose registered
+  gradient the compiler sees.
+
+``_C.eager`` decides among the first two in C++, and calls back for the others.
 """
 
 from __future__ import annotations
@@ -15,9 +18,9 @@ import torch
 
 from lamina import _C, bridge
 from lamina.bridge import NAMES, RECORDS
-from lamina.torch.ops import LIBRARY, attributes_of
+from lamina.torch.ops import LIBRARY, is_functorch_active
 
-_is_functorch_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+is_compiling = torch.compiler.is_dynamo_compiling
 
 
 def dispatcher(name: str) -> Callable[..., Any]:
@@ -27,29 +30,26 @@ def dispatcher(name: str) -> Callable[..., Any]:
     n_inputs = len(specs)
     is_variadic = specs[-1]["variadic"]
     op = getattr(torch.ops.lamina, name)
-    promotes = record["promotes"]
-    if not record["differentiable"]:
-
-        def plain(*args: Any) -> Any:
-            inputs = _operands(args[:n_inputs], n_inputs, promotes)
-            return op(*(_detached(x) for x in inputs), *_attributes(name, args[n_inputs:]))
-
-        return plain
-
-    eager, traced = _autograd_functions(name)
+    eager = getattr(_C.eager, name)
     is_registered = has_registered_gradient(name)
+    traced = _traced_function(name) if record["differentiable"] else None
+
+    def prepare(*inputs: Any) -> tuple[Any, ...]:
+        return _operands(name, inputs, n_inputs, record["promotes"])
+
+    def general(*args: Any) -> Any:
+        inputs, attrs = prepare(*args[:n_inputs]), args[n_inputs:]
+        if traced is None:
+            return op(*(_detached(x) for x in inputs), *_attributes(name, attrs))
+        if is_registered and not (is_functorch_active() and not torch.compiler.is_compiling()):
+            return op(*inputs, *_attributes(name, attrs), torch.is_grad_enabled())
+        flat = tuple(inputs[-1]) if is_variadic else inputs
+        return traced.apply(len(flat), *flat, *attrs)
 
     def dispatch(*args: Any) -> Any:
-        inputs, attrs = _operands(args[:n_inputs], n_inputs, promotes), args[n_inputs:]
-        flat = tuple(inputs[-1]) if is_variadic else inputs
-        if is_registered and torch.compiler.is_compiling():
-            return op(*inputs, *_attributes(name, attrs), torch.is_grad_enabled())
-        if _is_functorch_active():
-            return traced.apply(len(flat), *flat, *attrs)
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in flat):
-            return eager.apply(len(flat), *flat, *attrs)
-        return _call_directly(name, inputs, attrs)
+        return general(*args) if is_compiling() else eager(*args)
 
+    _C.connect(name, prepare, _eager_gradient(name) if record["differentiable"] else None, general)
     return dispatch
 
 
@@ -57,12 +57,7 @@ def _detached(x: Any) -> Any:
     return x.detach() if isinstance(x, torch.Tensor) else x
 
 
-def _call_directly(name: str, inputs: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
-    # Looked up here: the compiler cannot guard the function as a variable of `dispatch`.
-    return getattr(_C.exchanged, name)(*inputs, *attributes_of(name, attrs))
-
-
-def _operands(given: tuple[Any, ...], n: int, promotes: str) -> tuple[Any, ...]:
+def _operands(name: str, given: tuple[Any, ...], n: int, promotes: str) -> tuple[Any, ...]:
     """All inputs of an op: missing ones as None, numbers and states as tensors, all of one dtype where they meet."""
     inputs = [torch.from_dlpack(a) if isinstance(a, _C.Tensor) else a for a in given] + [None] * (n - len(given))
     if promotes == "none":
@@ -70,7 +65,8 @@ def _operands(given: tuple[Any, ...], n: int, promotes: str) -> tuple[Any, ...]:
     first = 1 if promotes == "common after the first" else 0
     tensors = [a for a in inputs[first:] if isinstance(a, torch.Tensor)]
     if not tensors:
-        raise TypeError(f"expected a torch.Tensor among the operands, not {', '.join(type(a).__name__ for a in given)}")
+        kinds = ", ".join(type(a).__name__ for a in given)
+        raise TypeError(f"{name}: expected a torch.Tensor among the operands, not {kinds}")
     dtype = tensors[0].dtype
     for a in inputs[first:]:
         dtype = torch.promote_types(dtype, a.dtype) if isinstance(a, torch.Tensor) else _with_number(dtype, a)
@@ -85,8 +81,10 @@ def _operands(given: tuple[Any, ...], n: int, promotes: str) -> tuple[Any, ...]:
 
 
 def _with_number(dtype: torch.dtype, number: Any) -> torch.dtype:
-    """A Python number takes the dtype of the tensors, but for a float among integers."""
-    return torch.float32 if isinstance(number, float) and not dtype.is_floating_point else dtype
+    """A Python number takes the dtype of the tensors, but for a float among integers and an integer among bools."""
+    if isinstance(number, float) and not dtype.is_floating_point:
+        return torch.float32
+    return torch.int64 if dtype == torch.bool and not isinstance(number, bool) else dtype
 
 
 def _attributes(name: str, given: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -105,19 +103,44 @@ def _attribute(spec: dict[str, Any], value: Any) -> Any:
     return value
 
 
-def _autograd_functions(name: str) -> tuple[Any, Any]:
-    """The two autograd functions of an op, called with the number of operands, the operands, and the attributes."""
+def _eager_gradient(name: str) -> Callable[..., Any]:
+    """The op with a gradient outside of transforms, called with the operands and a tuple of the attributes."""
+    record = getattr(_C.recorded, name)
+
+    def forward(ctx: Any, *args: Any) -> Any:
+        result, kept, ctx.call = record(*args)
+        ctx.save_for_backward(*kept)
+        ctx.set_materialize_grads(False)
+        return result
+
+    def gradients(ctx: Any, *dys: Any) -> Any:
+        return ctx.call.gradients(ctx.saved_tensors, dys, ctx.needs_input_grad)
+
+    def backward(ctx: Any, *dys: Any) -> Any:
+        return _differentiable_once(name, gradients(ctx, *dys)) if torch.is_grad_enabled() else gradients(ctx, *dys)
+
+    function: Any = type(f"{name}_eager", (torch.autograd.Function,), {
+        "forward": staticmethod(forward), "backward": staticmethod(backward),
+    })  # fmt: skip
+    # Function.apply is this behind checks for transforms, which `_C.eager` has made; they cost as much as the op.
+    return super(torch.autograd.Function, function).apply
+
+
+def _differentiable_once(name: str, gradients: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Gradients that raise when they are differentiated, rather than pass for constants."""
+    message = f"{name}: differentiated twice; expected first derivatives only".encode()
+    refuse: Any = torch._C._functions.DelayedError(message, len(gradients))
+    return refuse(*(None if g is None else g.detach().requires_grad_() for g in gradients))
+
+
+def _traced_function(name: str) -> Any:
+    """The autograd function of an op inside transforms: of the number of operands, the operands, the attributes."""
     is_variadic = RECORDS[name]["inputs"][-1]["variadic"]
     op = getattr(torch.ops.lamina, name)
 
     def forward(n: int, *args: Any) -> Any:
         inputs = [list(args[:n])] if is_variadic else args[:n]
         return op(*inputs, *_attributes(name, args[n:]), True)
-
-    def eager_forward(ctx: Any, n: int, *args: Any) -> Any:
-        result = forward(n, *args)
-        _save(name, ctx, args[:n], args[n:], result)
-        return result
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         n = inputs[0]
@@ -127,14 +150,10 @@ def _autograd_functions(name: str) -> tuple[Any, Any]:
         needs = ctx.needs_input_grad[1 : 1 + ctx.n]
         return (None, *_gradients(name, ctx, dys, needs), *([None] * len(ctx.attrs)))
 
-    eager = type(f"{name}_eager", (torch.autograd.Function,), {
-        "forward": staticmethod(eager_forward), "backward": staticmethod(backward),
-    })  # fmt: skip
-    traced = type(f"{name}_traced", (torch.autograd.Function,), {
+    return type(f"{name}_traced", (torch.autograd.Function,), {
         "forward": staticmethod(forward), "setup_context": staticmethod(setup_context),
         "backward": staticmethod(backward), "generate_vmap_rule": True,
     })  # fmt: skip
-    return eager, traced
 
 
 def has_registered_gradient(name: str) -> bool:

@@ -13,7 +13,22 @@ from lamina.bridge import NAMES, RECORDS
 
 if not hasattr(torch.Tensor, "__dlpack_c_exchange_api__"):
     raise ImportError(f"lamina.torch: PyTorch {torch.__version__} has no DLPack exchange API; expected 2.10 or newer")
-_C.use_exchange_api(torch.Tensor.__dlpack_c_exchange_api__)
+
+
+def _asking(name: str, otherwise: Callable[[], Any]) -> Callable[[], Any]:
+    """A question that PyTorch answers under a private name."""
+    return getattr(torch._C, name, otherwise)
+
+
+is_functorch_active = _asking("_are_functorch_transforms_active", lambda: True)
+_C.use_framework(
+    torch.Tensor.__dlpack_c_exchange_api__,
+    torch.Tensor,
+    torch.nn.Parameter,
+    torch.is_grad_enabled,
+    _asking("_is_any_autocast_enabled", lambda: torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")),
+    [is_functorch_active, _asking("_len_torch_dispatch_stack", lambda: False)],
+)
 
 LIBRARY = torch.library.Library("lamina", "DEF")  # ops live as long as this object
 
@@ -52,31 +67,6 @@ def schema_of(name: str) -> str:
     return f"{name}({', '.join([*inputs, *attributes])}) -> {outputs}"
 
 
-def attributes_of(name: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Attributes as Lamina takes them: dtypes translated, missing ones at their defaults."""
-    specs = RECORDS[name]["attrs"]
-    filled = (*values, *(a["default"] for a in specs[len(values) :]))
-    return tuple(_attribute_value(a, v) for a, v in zip(specs, filled, strict=True))
-
-
-def _attribute_value(attr: dict[str, Any], value: Any) -> Any:
-    if isinstance(value, torch.dtype):
-        return str(value).removeprefix("torch.")
-    return attr["default"] if value is None and not attr["optional"] else value
-
-
-def _implementation(name: str) -> Callable[..., Any]:
-    function, record = getattr(_C.exchanged, name), RECORDS[name]
-    n_inputs, n_attrs = len(record["inputs"]), len(record["attrs"])
-
-    def run(*args: Any) -> Any:  # PyTorch leaves out arguments at their defaults
-        missing = (None,) * (n_inputs - len(args))
-        attrs = attributes_of(name, args[n_inputs : n_inputs + n_attrs])
-        return function(*args[:n_inputs], *missing, *attrs, *args[n_inputs + n_attrs :])
-
-    return run
-
-
 def _fake(name: str) -> Callable[..., Any]:
     """Outputs without data, by the record's ``infer``: shapes, strides, dtypes, and the same errors."""
     record = RECORDS[name]
@@ -92,7 +82,7 @@ def _fake(name: str) -> Callable[..., Any]:
         values = [*args, *(named[n] for n in names[len(args) :] if n in named)]
         operands = [t for a in values[:n_inputs] for t in (a if isinstance(a, (list, tuple)) else [a])]
         operands += [None] * (n_inputs - len(values[:n_inputs]))
-        attrs = attributes_of(name, tuple(values[n_inputs : n_inputs + n_attrs]))
+        attrs = tuple(values[n_inputs : n_inputs + n_attrs])
         keep = named.get("keep", args[n_inputs + n_attrs] if len(args) > n_inputs + n_attrs else False)
         like = next(t for t in operands if t is not None)
         found = _C.infer_exchanged(name, [describe(t) for t in operands], attrs, bool(keep))
@@ -113,8 +103,7 @@ def _vjp_schema(name: str) -> str:
 
 def _vjp_implementation(name: str) -> Callable[..., list[torch.Tensor]]:
     def vjp(inputs: Any, outputs: Any, dys: Any, needs: Any, strides: Any, *attrs: Any) -> list[torch.Tensor]:
-        values = attributes_of(name, attrs)
-        found = _C.vjp_exchanged(name, list(inputs), list(outputs), list(dys), list(needs), list(strides), values)
+        found = _C.vjp_exchanged(name, list(inputs), list(outputs), list(dys), list(needs), list(strides), attrs)
         results = []
         for x, is_needed, dx in zip(inputs, needs, found, strict=True):
             if not is_needed:
@@ -134,8 +123,8 @@ def _vjp_fake(
 
 for _name in NAMES:
     LIBRARY.define(schema_of(_name))
-    LIBRARY.impl(_name, _implementation(_name), "CPU")
-    LIBRARY.impl(_name, _implementation(_name), "CUDA")
+    LIBRARY.impl(_name, getattr(_C.exchanged, _name), "CPU")
+    LIBRARY.impl(_name, getattr(_C.exchanged, _name), "CUDA")
     torch.library.register_fake(f"lamina::{_name}", _fake(_name), lib=LIBRARY)
     if RECORDS[_name]["differentiable"]:
         LIBRARY.define(_vjp_schema(_name))
