@@ -1,10 +1,12 @@
-"""Lamina inside PyTorch: what a call of an op costs there, next to PyTorch's own."""
+"""Lamina inside PyTorch: what a call of an op costs there, and what patched models gain."""
 
 from __future__ import annotations
 
 import argparse
+import copy
 import operator
 from collections.abc import Callable
+from typing import Any
 
 from bench.report import Report, Row
 from bench.rivals import HAS_TORCH
@@ -26,6 +28,9 @@ def run(threads: int, options: argparse.Namespace, out: Report) -> None:
         out.title("interop: PyTorch is not installed")
         return
     per_call(threads, options, out)
+    models(threads, options, out)
+    optimizers(threads, options, out)
+    in_turn(threads, options, out)
 
 
 def per_call(threads: int, options: argparse.Namespace, out: Report) -> None:
@@ -76,3 +81,135 @@ def compared(name: str, threads: int, timings: dict[str, Timing]) -> Row:
     row = Row.of("interop", name, threads, ours, {"torch": theirs})
     row.note = f"takes {theirs.ratio(ours):.2f}x of torch's time, {ours.minimum / theirs.minimum:.2f}x by minima"
     return row
+
+
+def models(threads: int, options: argparse.Namespace, out: Report) -> None:
+    """Training steps (forward, backward, Adam) of a patched model, and of the same one by PyTorch alone."""
+    import torch
+
+    import lamina.torch
+
+    out.title("training steps in PyTorch, patched and plain (its Adam fused)")
+    for name, build in MODELS.items():
+        if options.filter not in name:
+            continue
+        torch.manual_seed(0)
+        plain, batch, target = build()
+        patched = copy.deepcopy(plain)
+        lamina.torch.patch(patched)
+        calls = {
+            "lamina": step(patched, batch, target, lamina.torch.optim.Adam(patched.parameters())),
+            "torch": step(plain, batch, target, torch.optim.Adam(plain.parameters(), fused=True)),
+        }
+        timings = measure(calls, threads, options.quick)
+        out.row(Row.of("interop", name, threads, timings.pop("lamina"), timings))
+
+
+def step(model: Any, batch: Any, target: Any, optimizer: Any) -> Callable[[int], object]:
+    import torch
+
+    def call(i: int) -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(batch), target).backward()
+        optimizer.step()
+
+    return call
+
+
+def cnn() -> Any:
+    import torch
+    from torch import nn
+
+    def stage(inputs: int, outputs: int) -> list[Any]:
+        conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        return [conv, nn.BatchNorm2d(outputs), nn.ReLU(), nn.MaxPool2d(2)]
+
+    layers = [*stage(3, 32), *stage(32, 64), *stage(64, 128), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10)]
+    return nn.Sequential(*layers), torch.randn(32, 3, 32, 32), torch.randint(10, (32,))
+
+
+def lstm(inputs: int, units: int, steps: int, batch: int) -> Any:
+    """The classes of sequences, from the last output."""
+    import torch
+    from torch import nn
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm, self.head = nn.LSTM(inputs, units, batch_first=True), nn.Linear(units, 10)
+
+        def forward(self, x: Any) -> Any:
+            return self.head(self.lstm(x)[0][:, -1])
+
+    return Model(), torch.randn(batch, steps, inputs), torch.randint(10, (batch,))
+
+
+def language_model() -> Any:
+    import torch
+    from torch import nn
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding, self.lstm = nn.Embedding(1000, 64), nn.LSTM(64, 128, batch_first=True)
+            self.head = nn.Linear(128, 1000)
+
+        def forward(self, symbols: Any) -> Any:
+            return self.head(self.lstm(self.embedding(symbols))[0]).flatten(0, 1)
+
+    return Model(), torch.randint(1000, (16, 32)), torch.randint(1000, (512,))
+
+
+MODELS = {
+    "CNN with pooling and batch norm, 32x32, batch 32": cnn,
+    "LSTM 32-64, T 20, batch 16": lambda: lstm(32, 64, 20, 16),
+    "LSTM 128-256, T 64, batch 32": lambda: lstm(128, 256, 64, 32),
+    "LSTM language model, 1000 symbols": language_model,
+}
+
+
+def optimizers(threads: int, options: argparse.Namespace, out: Report) -> None:
+    """Steps on PyTorch's parameters: Lamina's, PyTorch's fused ones, and those that PyTorch takes by default."""
+    import torch
+
+    import lamina.torch
+
+    out.title("optimizer steps on PyTorch's parameters")
+    for size in (10, 1000, 10000):
+        name = f"Adam, 100 tensors of {size}"
+        if options.filter not in name:
+            continue
+
+        def call(library: Any, size: int = size, **choice: bool) -> Callable[[int], object]:
+            parameters = [torch.randn(size, requires_grad=True) for _ in range(100)]
+            for p in parameters:
+                p.grad = torch.randn(size)
+            optimizer = library.Adam(parameters, lr=1e-6, **choice)
+            return lambda i: optimizer.step()
+
+        calls = {
+            "lamina": call(lamina.torch.optim),
+            "torch fused": call(torch.optim, fused=True),
+            "torch": call(torch.optim),
+        }
+        timings = measure(calls, threads, options.quick)
+        out.row(Row.of("interop", name, threads, timings.pop("lamina"), timings))
+
+
+def in_turn(threads: int, options: argparse.Namespace, out: Report) -> None:
+    """Layers of Lamina and of PyTorch one after the other: with two pools, their threads would fight for the cores."""
+    import torch
+
+    import lamina.torch.functional as F
+
+    name = "conv2d of Lamina, relu of PyTorch"
+    if options.filter not in name:
+        return
+    out.title("sharing threads, against PyTorch alone")
+    x, weight = torch.randn(32, 64, 28, 28), torch.randn(64, 64, 3, 3)
+
+    def call(conv2d: Callable) -> Callable[[int], object]:
+        return lambda i: torch.relu(conv2d(torch.relu(conv2d(x, weight, padding=1)), weight, padding=1))
+
+    timings = measure({"lamina": call(F.conv2d), "torch": call(torch.nn.functional.conv2d)}, threads, options.quick)
+    out.row(Row.of("interop", name, threads, timings.pop("lamina"), timings))
