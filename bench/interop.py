@@ -1,4 +1,4 @@
-"""Lamina inside PyTorch: what a call of an op costs there, and what patched models gain."""
+"""Lamina inside PyTorch and JAX: what a call of an op costs there, and what patched models gain."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.report import Report, Row
-from bench.rivals import HAS_TORCH
+from bench.rivals import HAS_JAX, HAS_TORCH
 from bench.timing import Timing, measure
 
 SIZE = 8  # of the square operands: small enough that the time is that of the call
 CALLS = 100  # per timed call
+CHAIN = 64  # ops in a compiled program
 OPS = {  # name -> the same op in lamina.torch.functional and in PyTorch, and how many of x, weight, bias it takes
     "matmul": ("matmul", "mm", 2),
     "add": ("add", "add", 2),
@@ -24,13 +25,17 @@ MODES = ("forward", "forward and backward")
 
 
 def run(threads: int, options: argparse.Namespace, out: Report) -> None:
-    if not HAS_TORCH:
+    if HAS_TORCH:
+        per_call(threads, options, out)
+        models(threads, options, out)
+        optimizers(threads, options, out)
+        in_turn(threads, options, out)
+    else:
         out.title("interop: PyTorch is not installed")
-        return
-    per_call(threads, options, out)
-    models(threads, options, out)
-    optimizers(threads, options, out)
-    in_turn(threads, options, out)
+    if HAS_JAX:
+        per_op_in_jit(options, out)
+    else:
+        out.title("interop: JAX is not installed")
 
 
 def per_call(threads: int, options: argparse.Namespace, out: Report) -> None:
@@ -77,9 +82,9 @@ def call(function: Callable, operands: int, mode: str) -> Callable[[int], object
 
 def compared(name: str, threads: int, timings: dict[str, Timing]) -> Row:
     """The row of a pair, with Lamina's time in units of PyTorch's: that is what is bounded here."""
-    ours, theirs = timings["lamina"], timings["torch"]
-    row = Row.of("interop", name, threads, ours, {"torch": theirs})
-    row.note = f"takes {theirs.ratio(ours):.2f}x of torch's time, {ours.minimum / theirs.minimum:.2f}x by minima"
+    ours, (rival, theirs) = timings["lamina"], next((who, t) for who, t in timings.items() if who != "lamina")
+    row = Row.of("interop", name, threads, ours, {rival: theirs})
+    row.note = f"takes {theirs.ratio(ours):.2f}x of its time, {ours.minimum / theirs.minimum:.2f}x by minima"
     return row
 
 
@@ -213,3 +218,29 @@ def in_turn(threads: int, options: argparse.Namespace, out: Report) -> None:
 
     timings = measure({"lamina": call(F.conv2d), "torch": call(torch.nn.functional.conv2d)}, threads, options.quick)
     out.row(Row.of("interop", name, threads, timings.pop("lamina"), timings))
+
+
+def per_op_in_jit(options: argparse.Namespace, out: Report) -> None:
+    """One op of a compiled chain of `CHAIN`, next to a chain of jnp.dot. In wall time: XLA has threads."""
+    import jax
+    import jax.numpy as jnp
+
+    import lamina.jax.functional as F
+
+    out.title(f"per op in a compiled chain of {CHAIN} in JAX, {SIZE}x{SIZE} float32")
+    x = jax.random.normal(jax.random.key(0), (SIZE, SIZE)) / SIZE
+
+    def chain(op: Callable) -> Callable[[int], object]:
+        def links(x: jax.Array) -> jax.Array:
+            for _ in range(CHAIN):
+                x = op(x)
+            return x
+
+        compiled = jax.jit(links)
+        return lambda i: compiled(x).block_until_ready()
+
+    for name, op in {"matmul": lambda y: F.matmul(y, x), "add": lambda y: F.add(y, x), "relu": F.relu}.items():
+        if options.filter in f"{name}, jit":
+            calls = {"lamina": chain(op), "jnp.dot": chain(lambda y: jnp.dot(y, x))}
+            timings = {who: t.per(CHAIN) for who, t in measure(calls, 2, options.quick).items()}
+            out.row(compared(f"{name}, jit", 2, timings))

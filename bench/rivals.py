@@ -13,6 +13,7 @@ from bench.timing import as_sequence
 from cases import Bench, Case, is_floating
 
 HAS_TORCH = importlib.util.find_spec("torch") is not None
+HAS_JAX = importlib.util.find_spec("jax") is not None
 
 
 def convert(value: Any, to: Callable[[np.ndarray], Any]) -> Any:

@@ -101,3 +101,90 @@ def test_many_exchanges_leave_no_memory_behind():
     for _ in range(10_000):
         F.relu(x)
     assert lamina.memory_stats()["bytes_in_use"] == before
+
+
+# --- JAX -------------------------------------------------------------------------------------------------------------
+
+try:
+    import jax
+    import jax.numpy as jnp
+except ImportError:
+    jax = None
+
+needs_jax = pytest.mark.skipif(jax is None, reason="JAX is not installed (pip install jax)")
+
+
+@needs_jax
+def test_jax_arrays_come_back_as_jax_arrays(rng):
+    x = jnp.asarray(rng.standard_normal((4, 6), np.float32))
+    y = F.softmax(x, dim=-1)
+    assert isinstance(y, jax.Array)
+    np.testing.assert_array_equal(y, F.softmax(lamina.tensor(np.asarray(x)), dim=-1).numpy())
+    short = F.relu(x.astype(jnp.bfloat16))
+    assert short.dtype == jnp.bfloat16
+    assert F.gt(x, 0.0).dtype == jnp.bool_
+
+
+@needs_jax
+def test_results_that_are_views_become_row_major_arrays_of_jax(rng):
+    x = jnp.asarray(rng.standard_normal((2, 3, 4, 5), np.float32))
+    for function, want in (
+        (lambda x: F.permute(x, dims=(3, 0, 1, 2)), lambda x: x.transpose(3, 0, 1, 2)),
+        (lambda x: F.flip(x, dims=(1,)), lambda x: x[:, ::-1]),
+        (lambda x: F.expand(F.slice(x, starts=(0,) * 4, sizes=(1,) * 4, steps=(1,) * 4), shape=(2, 1, 1, 3)),
+         lambda x: jnp.broadcast_to(x[:1, :1, :1, :1], (2, 1, 1, 3))),
+        (lambda x: F.channels_last(x), lambda x: x),
+        (lambda x: F.split(x, split_size=2, dim=3)[1], lambda x: x[..., 2:4]),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(function(x), want(x))
+
+
+@needs_jax
+def test_memory_that_jax_shares_and_memory_that_it_copies():
+    tensor = lamina.ones(64)
+    shared = jax.dlpack.from_dlpack(tensor)
+    assert tensor.data_ptr % 64 == 0
+    assert shared.unsafe_buffer_pointer() == tensor.data_ptr
+    part = tensor[1:33]  # begins at no multiple of 64 bytes
+    assert jax.dlpack.from_dlpack(part).unsafe_buffer_pointer() != part.data_ptr
+    x = jnp.arange(16.0)
+    assert lamina.from_dlpack(x).data_ptr == x.unsafe_buffer_pointer()
+    assert F.reshape(x, shape=(4, 4)).unsafe_buffer_pointer() == x.unsafe_buffer_pointer()
+
+
+@needs_jax
+def test_results_of_jax_are_waited_for():
+    a = jnp.ones((700, 700))
+    slow = jax.jit(lambda a: jax.lax.fori_loop(0, 20, lambda i, x: x @ a / 700, a))
+    slow(a).block_until_ready()
+    np.testing.assert_allclose(F.mul(slow(a), 2.0), 2.0, rtol=1e-4)
+
+
+@needs_jax
+def test_traced_arrays_have_gradients(rng):
+    x = jnp.asarray(rng.standard_normal((4, 6), np.float32))
+    want = jax.grad(lambda x: (jax.nn.softmax(x) ** 2).sum())(x)
+    got = jax.jit(jax.grad(lambda x: F.sum(F.square(F.softmax(x, dim=-1)))))(x)
+    np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+@needs_jax
+def test_jax_arrays_are_not_updated_and_not_mixed():
+    x, mean = jnp.ones((4, 2)), jnp.zeros(2)
+    with pytest.raises(TypeError, match=r"batch_norm: JAX arrays do not change; expected lamina\.jax\.functional"):
+        F.batch_norm(x, mean, jnp.ones(2), training=True)
+    assert (mean == 0).all()
+    with pytest.raises(TypeError, match=r"add: the operands are arrays of jax and numpy; expected one kind"):
+        F.add(x, np.ones((4, 2), np.float32))
+    with pytest.raises(TypeError, match=r"add: the operands are arrays of jax and lamina; expected one kind"):
+        F.add(lamina.ones(4, 2), x)
+
+
+@needs_jax
+def test_many_exchanges_with_jax_leave_no_memory_behind():
+    x = jnp.ones(256)
+    F.relu(x)
+    before = lamina.memory_stats()["bytes_in_use"]
+    for _ in range(5_000):
+        F.relu(x)
+    assert lamina.memory_stats()["bytes_in_use"] == before

@@ -2,8 +2,8 @@
 
 An op that meets an operand which is no Tensor asks :func:`call`. Operands are taken over without a copy, through
 DLPack; CuPy's and PyTorch's on a GPU are used on the stream that is current in their library. PyTorch tensors go
-through ``lamina.torch``, so that gradients reach them. None of the libraries is imported here: an array of theirs
-proves that it is loaded.
+through ``lamina.torch``, so that gradients reach them, and what JAX traces goes through ``lamina.jax``. None of the
+libraries is imported here: an array of theirs proves that it is loaded.
 """
 
 from __future__ import annotations
@@ -52,6 +52,13 @@ def call(op: Callable[..., Any], name: str, args: tuple[Any, ...], written: tupl
         )
     if kind == "torch" and (torch_op := _torch_op(name)):
         return torch_op(*args)
+    if kind == "jax":
+        if any(kind_of(a) for a, is_written in zip(args, written, strict=False) if is_written):
+            raise TypeError(
+                f"{name}: JAX arrays do not change; expected lamina.jax.functional.{name}, which returns new values"
+            )
+        if any(isinstance(a, sys.modules["jax"].core.Tracer) for a in _operands(args, written)):
+            return _jax_op(name)(*args)
     with _on_stream_of(str(kind), args):
         return _give(str(kind), op(*(_take(a) for a in args)))
 
@@ -63,6 +70,15 @@ def _torch_op(name: str) -> Callable[..., Any] | None:
     except ImportError:
         return None
     return getattr(vars(functional)["_C"], name, None)
+
+
+def _jax_op(name: str) -> Callable[..., Any]:
+    """The op for arrays without memory, inside jit and grad."""
+    from lamina.jax.ops import OPS
+
+    if name not in OPS:
+        raise TypeError(f"{name}: it cannot be traced by JAX; expected arrays with values")
+    return OPS[name]
 
 
 def _operands(args: tuple[Any, ...], written: tuple[bool, ...]) -> list[Any]:
@@ -92,8 +108,9 @@ def _give(kind: str, result: Any) -> Any:
         return result
     if kind == "numpy":
         return _C.to_numpy(result)
-    library = sys.modules["jax.dlpack" if kind == "jax" else kind]
-    return library.from_dlpack(result)
+    if kind == "jax":  # whose arrays are row-major
+        return sys.modules["jax"].dlpack.from_dlpack(_C.contiguous(result))
+    return sys.modules[kind].from_dlpack(result)
 
 
 def _on_stream_of(kind: str, args: tuple[Any, ...]) -> contextlib.AbstractContextManager[Any]:

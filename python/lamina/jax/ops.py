@@ -212,6 +212,9 @@ def _word(x: Any, dtype: str) -> str:
 # --- functions -----------------------------------------------------------------------------------------------------
 
 
+OPS = {name: dispatcher(name) for name in NAMES}
+
+
 def _no_state(generator: Any, device: Any = None) -> Any:
     raise TypeError(
         "dropout: state is None; expected the state of a generator (lamina.jax.random_state(seed) makes one)"
@@ -221,8 +224,7 @@ def _no_state(generator: Any, device: Any = None) -> Any:
 def rebind_functions(module: dict[str, Any]) -> list[str]:
     """Makes ``module`` a copy of ``lamina.functional`` for JAX; gives the names of its public functions."""
     functions: dict[str, Any] = {"__name__": module["__name__"]}
-    ops = {name: dispatcher(name) for name in NAMES}
-    names = bridge.rebind_functions(functions, ops, _no_state, is_recording=lambda: True)
+    names = bridge.rebind_functions(functions, OPS, _no_state, is_recording=lambda: True)
     module.update({name: _stateless(functions[name]) for name in names})
     return names
 
