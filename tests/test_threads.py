@@ -12,6 +12,14 @@ from harness import assert_same_bits, benches, call, label, samples
 SMALL = [p.values for p in samples() if p.values[2] == "float32" and not p.marks][::4]
 
 
+@pytest.fixture(autouse=True)
+def own_pool():
+    """Lamina's own threads, also where the tests of PyTorch have made it share those of PyTorch."""
+    before = lamina._C.use_team(0)
+    yield
+    lamina._C.use_team(before)
+
+
 @pytest.fixture
 def threads():
     """Sets the number of threads, and restores it after the test."""

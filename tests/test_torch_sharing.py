@@ -152,7 +152,8 @@ def test_data_loaders_with_workers():
 
 
 def _child(connection, x, w):
-    connection.send(F.conv2d(x, w).numpy())
+    y = F.conv2d(x, w).numpy()
+    connection.send((y, lamina._C.use_team(0)))
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -164,6 +165,8 @@ def test_a_forked_child_has_threads_of_its_own():
     child = context.Process(target=_child, args=(there, x, w))
     child.start()
     assert here.poll(60), "the forked child does not answer"
-    np.testing.assert_array_equal(here.recv(), want)
+    y, team = here.recv()
+    np.testing.assert_array_equal(y, want)
+    assert team == 0
     child.join()
     assert child.exitcode == 0

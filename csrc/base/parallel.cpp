@@ -195,7 +195,13 @@ void set_num_threads(int n) {
   }
 }
 
-void use_team(TeamRun run) { state_slot()->team.store(run); }
+TeamRun use_team(TeamRun run) {
+#if defined(__SANITIZE_THREAD__)
+  run =
+      nullptr;  // the sanitizer does not see how threads of a library that it has not built wait for each other
+#endif
+  return state_slot()->team.exchange(run);
+}
 
 void parallel_run(int64_t chunks, void (*body)(const void*, int64_t), const void* context) {
   if (chunks > 1 && !is_inside && num_threads() > 1) {

@@ -18,9 +18,9 @@ void set_num_threads(int n);  // n >= 1
 
 // OpenMP's way to run body(context) on every thread of the caller's team (GOMP_parallel; 0 threads: as many as the caller
 // has set). Given that of another library, kernels run on its threads: two pools whose workers spin between calls would
-// take the cores from each other. A forked child has a pool of its own again: the team did not survive.
+// take the cores from each other. Null goes back to the own pool, as a forked child does: the team did not survive.
 using TeamRun = void (*)(void (*body)(void*), void* context, unsigned threads, unsigned flags);
-void use_team(TeamRun run);
+TeamRun use_team(TeamRun run);  // gives the one before
 
 void parallel_run(int64_t chunks, void (*body)(const void* context, int64_t chunk), const void* context);
 

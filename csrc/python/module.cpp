@@ -116,7 +116,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("build_info", build_info);
   m.def("get_num_threads", num_threads);
   m.def("set_num_threads", set_threads, py::arg("n"));
-  m.def("use_team", [](uintptr_t run) { use_team(reinterpret_cast<TeamRun>(run)); }, py::arg("run"));
+  m.def(
+      "use_team",
+      [](uintptr_t run) { return reinterpret_cast<uintptr_t>(use_team(reinterpret_cast<TeamRun>(run))); },
+      py::arg("run"));
   m.def("get_float32_precision", [] { return name_of(float32_precision); });
   m.def("set_float32_precision", set_float32_precision, py::arg("precision"));
   m.def("memory_stats", memory_stats, py::arg("device") = "cpu");
