@@ -22,7 +22,7 @@ else
   cmake -S . -B "$build" -G Ninja -DPython_EXECUTABLE="$(command -v python)" -DLAMINA_SANITIZE="$kind" \
     -DLAMINA_CUDA=off -DLAMINA_ISAS="${LAMINA_ISAS:-avx2}" -DLAMINA_OUTPUT_DIR="$build/python/lamina" >/dev/null
   cp -r python/lamina "$build/python/"
-  rm -f "$build"/python/lamina/_C*.so
+  rm -f "$build"/python/lamina/{_C*,liblamina_kernels}.so
   ninja -C "$build"
   export PYTHONPATH=$build/python
 fi

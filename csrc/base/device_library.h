@@ -10,6 +10,7 @@
 #include <string>
 
 #include "base/device.h"
+#include "base/export.h"
 
 namespace lamina {
 
@@ -64,8 +65,8 @@ class DeviceLibrary {
 };
 
 // The library of a device, loaded at first use; null with the reason and the remedy in `why` if it cannot be had.
-DeviceLibrary* find_device_library(DeviceType device, std::string* why);
+LAMINA_EXPORT DeviceLibrary* find_device_library(DeviceType device, std::string* why);
 // The same for a device that arrays already live on.
-DeviceLibrary& device_library(DeviceType device);
+LAMINA_EXPORT DeviceLibrary& device_library(DeviceType device);
 
 }  // namespace lamina

@@ -8,18 +8,20 @@
 #include <string>
 #include <vector>
 
+#include "base/export.h"
+
 namespace lamina {
 
 enum class Isa : int { baseline, neon, avx2, avx512, amx };
 
-const char* name_of(Isa);
-std::vector<Isa> isa_levels_built();
-bool is_supported(Isa);  // by this machine and its kernel, for a level that was built
+LAMINA_EXPORT const char* name_of(Isa);
+LAMINA_EXPORT std::vector<Isa> isa_levels_built();
+LAMINA_EXPORT bool is_supported(Isa);  // by this machine and its kernel, for a level that was built
 
 // The level in use: the best supported one, or LAMINA_ISA (read once, at first use).
 // Throws std::runtime_error if LAMINA_ISA names a level that this build or machine does not have.
-Isa isa();
-bool has_amx();
+LAMINA_EXPORT Isa isa();
+LAMINA_EXPORT bool has_amx();
 
 }  // namespace lamina
 

@@ -11,12 +11,13 @@
 #include <atomic>
 
 #include "base/device.h"
+#include "base/export.h"
 #include "base/isa.h"
 
 namespace lamina {
 
 // The table `name` in the library of a device; null if the library has no such kernels.
-const void* find_kernel_table(DeviceType device, const char* name);
+LAMINA_EXPORT const void* find_kernel_table(DeviceType device, const char* name);
 
 template <class Table>
 const Table* device_kernel_table(DeviceType device, const char* name) {
@@ -30,23 +31,26 @@ const Table* device_kernel_table(DeviceType device, const char* name) {
 
 #define LAMINA_KERNEL_TABLE(Table, table)                                             \
   namespace baseline {                                                                \
-  extern const Table table;                                                           \
+  LAMINA_EXPORT extern const Table table;                                             \
   }                                                                                   \
-  LAMINA_IF_AVX2(namespace avx2 { extern const Table table; })                        \
-  LAMINA_IF_AVX512(namespace avx512 { extern const Table table; })                    \
+  LAMINA_IF_AVX2(namespace avx2 { LAMINA_EXPORT extern const Table table; })          \
+  LAMINA_IF_AVX512(namespace avx512 { LAMINA_EXPORT extern const Table table; })      \
   namespace cuda {                                                                    \
-  extern __attribute__((visibility("default"))) const Table table;                    \
+  LAMINA_EXPORT extern const Table table;                                             \
   }                                                                                   \
   namespace sim {                                                                     \
-  extern __attribute__((visibility("default"))) const Table table;                    \
+  LAMINA_EXPORT extern const Table table;                                             \
   }                                                                                   \
   inline const Table* table(DeviceType device) {                                      \
     if (device != DeviceType::cpu) return device_kernel_table<Table>(device, #table); \
-    switch (isa()) {                                                                  \
-      LAMINA_IF_AVX512(case Isa::amx : case Isa::avx512 : return &avx512::table;)     \
-      LAMINA_IF_AVX2(case Isa::avx2 : return &avx2::table;)                           \
-      default:                                                                        \
-        return &baseline::table;                                                      \
-    }                                                                                 \
+    static const Table* const chosen = [] {                                           \
+      switch (isa()) {                                                                \
+        LAMINA_IF_AVX512(case Isa::amx : case Isa::avx512 : return &avx512::table;)   \
+        LAMINA_IF_AVX2(case Isa::avx2 : return &avx2::table;)                         \
+        default:                                                                      \
+          return &baseline::table;                                                    \
+      }                                                                               \
+    }();                                                                              \
+    return chosen;                                                                    \
   }                                                                                   \
   inline const Table* table_of(const Table*, DeviceType device) { return table(device); }

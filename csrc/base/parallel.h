@@ -8,21 +8,24 @@
 #include <cstdint>
 #include <string>
 
+#include "base/export.h"
+
 namespace lamina {
 
 // Number of threads that parallel_for may use, and where the number came from ("LAMINA_NUM_THREADS", "OMP_NUM_THREADS",
 // "affinity", "cgroup quota" or "set_num_threads").
-int num_threads();
-std::string num_threads_source();
-void set_num_threads(int n);  // n >= 1
+LAMINA_EXPORT int num_threads();
+LAMINA_EXPORT std::string num_threads_source();
+LAMINA_EXPORT void set_num_threads(int n);  // n >= 1
 
 // OpenMP's way to run body(context) on every thread of the caller's team (GOMP_parallel; 0 threads: as many as the caller
 // has set). Given that of another library, kernels run on its threads: two pools whose workers spin between calls would
 // take the cores from each other. Null goes back to the own pool, as a forked child does: the team did not survive.
 using TeamRun = void (*)(void (*body)(void*), void* context, unsigned threads, unsigned flags);
-TeamRun use_team(TeamRun run);  // gives the one before
+LAMINA_EXPORT TeamRun use_team(TeamRun run);  // gives the one before
 
-void parallel_run(int64_t chunks, void (*body)(const void* context, int64_t chunk), const void* context);
+LAMINA_EXPORT void parallel_run(int64_t chunks, void (*body)(const void* context, int64_t chunk),
+                                const void* context);
 
 // Runs body(chunk) once for every chunk in [0, chunks), in any order.
 template <class F>

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
+#include <type_traits>
 
 #include "base/dtype.h"
 
@@ -47,5 +49,25 @@ struct View {
     return true;
   }
 };
+
+// The view of row-major memory: row_major(data, {M, N}) for float* data.
+template <class T>
+View row_major(T* data, std::initializer_list<int64_t> shape) {
+  using Element = std::remove_const_t<T>;
+  View v{.data = const_cast<Element*>(data), .dtype = dtype_of<Element>};
+  for (int64_t extent : shape) v.shape[v.ndim++] = extent;
+  int64_t stride = 1;
+  for (int i = v.ndim - 1; i >= 0; stride *= v.shape[i--]) v.strides[i] = stride;
+  return v;
+}
+
+// The view (N, C, H, W) of memory in the order N, H, W, C.
+template <class T>
+View channels_last(T* data, int64_t N, int64_t C, int64_t H, int64_t W) {
+  View v = row_major(data, {N, C, H, W});
+  const int64_t strides[] = {H * W * C, 1, W * C, C};
+  for (int i = 0; i < 4; ++i) v.strides[i] = strides[i];
+  return v;
+}
 
 }  // namespace lamina

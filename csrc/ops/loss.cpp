@@ -6,12 +6,12 @@
 namespace lamina {
 namespace {
 
-Reduction reduction_of(const Attrs& attrs, std::string_view op) {
+LossReduction reduction_of(const Attrs& attrs, std::string_view op) {
   const std::string& name = attrs.string("reduction");
-  if (name == "none") return Reduction::none;
-  if (name == "sum") return Reduction::sum;
+  if (name == "none") return LossReduction::none;
+  if (name == "sum") return LossReduction::sum;
   check(name == "mean", op, "reduction is '", name, "'; expected 'none', 'mean' or 'sum'");
-  return Reduction::mean;
+  return LossReduction::mean;
 }
 
 Dtype compute_dtype(Dtype t) { return t == Dtype::float64 ? Dtype::float64 : Dtype::float32; }
@@ -101,7 +101,7 @@ ClassOperands class_operands(const Array& x, const Array& target, const Array& w
 }
 
 Shape loss_shape(const Array& x, const Attrs& attrs, std::string_view op) {
-  return reduction_of(attrs, op) == Reduction::none ? without_classes(x) : Shape{};
+  return reduction_of(attrs, op) == LossReduction::none ? without_classes(x) : Shape{};
 }
 
 const Register cross_entropy_op{{
@@ -246,7 +246,7 @@ void infer_pointwise(const Inputs& in, const Attrs& attrs, Inference& out) {
     check<TypeError>(in[i].dtype() == x.dtype(), op, name, " is ", in[i].dtype(), "; expected ", x.dtype(),
                      " as x");
   }
-  if (reduction_of(attrs, op) == Reduction::none)
+  if (reduction_of(attrs, op) == LossReduction::none)
     out.add(pointwise_order(x));
   else
     out.add({x.dtype(), {}});
@@ -315,11 +315,11 @@ const Register pointwise_loss_backward_op{{
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const View order = out[0].view();
-          const Reduction reduction = reduction_of(attrs, "loss");
+          const LossReduction reduction = reduction_of(attrs, "loss");
           const Array x = in_order(stream, in[1], order), target = in_order(stream, in[2], order);
           const Array weight = weights_like(stream, in[3], in[1]),
                       pos_weight = weights_like(stream, in[4], in[1]);
-          const Array dloss = reduction == Reduction::none ? in_order(stream, in[0], order) : in[0];
+          const Array dloss = reduction == LossReduction::none ? in_order(stream, in[0], order) : in[0];
           const bool for_target = attrs.boolean("for_target");
           stream.submit(&PointwiseLossKernels::backward,
                         PointwiseLossBackwardArgs{.kind = PointwiseLoss(attrs.integer("kind")),

@@ -49,6 +49,7 @@ from lamina.creation import (
 )
 from lamina.devices import device
 from lamina.movement import Tensor
+from lamina.paths import get_cmake_dir, get_include
 from lamina.random import Generator, manual_seed
 from lamina.record import record
 from lamina.tape import Function, value_and_grad
@@ -80,7 +81,9 @@ __all__ = [
     "full",
     "full_like",
     "functional",
+    "get_cmake_dir",
     "get_float32_precision",
+    "get_include",
     "get_num_threads",
     "int32",
     "int64",

@@ -50,7 +50,7 @@ LAMINA_PRIM Sums add(Sums a, Sums b) { return {a.loss + b.loss, a.weight + b.wei
 template <class T>
 LAMINA_PRIM void record(const ClassLoss& to, const View& loss, int64_t at, Compute<T> value,
                         Compute<T> weight, Sums& sums) {
-  if (to.reduction == Reduction::none) loss.as<T>()[at] = prim::narrow<T>(value);
+  if (to.reduction == LossReduction::none) loss.as<T>()[at] = prim::narrow<T>(value);
   sums = add(sums, {double(value), double(weight)});
 }
 
@@ -72,9 +72,9 @@ __global__ __launch_bounds__(tile_threads) void finish_kernel(ClassLoss to, View
   if (prim::thread() != 0) return;
   const double divisor = has_labels(to) ? sums.weight : double(to.O * to.I);
   *total.as<Compute<T>>() = Compute<T>(divisor);
-  if (to.reduction == Reduction::none) return;
+  if (to.reduction == LossReduction::none) return;
   *loss.as<T>() =
-      prim::narrow<T>(Compute<T>(to.reduction == Reduction::mean ? sums.loss / divisor : sums.loss));
+      prim::narrow<T>(Compute<T>(to.reduction == LossReduction::mean ? sums.loss / divisor : sums.loss));
 }
 
 template <class T>
@@ -87,8 +87,8 @@ void finish(const ClassLoss& to, const View& loss, const View& total, const Sums
 // dloss of a position, over the divisor of the mean.
 template <class T>
 LAMINA_PRIM Compute<T> dloss_at(const ClassLoss& to, const View& dloss, const View& total, int64_t at) {
-  const Compute<T> g = prim::widen(dloss.as<T>()[to.reduction == Reduction::none ? at : 0]);
-  return to.reduction == Reduction::mean ? g / *total.as<Compute<T>>() : g;
+  const Compute<T> g = prim::widen(dloss.as<T>()[to.reduction == LossReduction::none ? at : 0]);
+  return to.reduction == LossReduction::mean ? g / *total.as<Compute<T>>() : g;
 }
 
 // --- cross entropy -----------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ struct ClassLoss {
   int64_t O, C, I;
   int64_t ignore_index;
   double label_smoothing;
-  Reduction reduction;
+  LossReduction reduction;
 };
 
 struct CrossEntropyArgs {

@@ -53,7 +53,7 @@ struct Sums {
 template <class T>
 LAMINA_INLINE void record(const ClassLoss& to, const View& loss, int64_t at, Compute<T> value,
                           Compute<T> weight, Sums& sums) {
-  if (to.reduction == Reduction::none) loss.as<T>()[at] = narrow<T>(value);
+  if (to.reduction == LossReduction::none) loss.as<T>()[at] = narrow<T>(value);
   sums.loss.add(double(value));
   sums.weight.add(double(weight));
 }
@@ -65,16 +65,17 @@ void finish(const ClassLoss& to, const View& loss, const View& total, const doub
   const double loss_sum = sums.loss.value();
   const double divisor = has_labels(to) ? sums.weight.value() : double(to.O * to.I);
   *total.as<Compute<T>>() = Compute<T>(divisor);
-  if (to.reduction == Reduction::none) return;
-  loss.as<T>()[0] = narrow<T>(Compute<T>(to.reduction == Reduction::mean ? loss_sum / divisor : loss_sum));
+  if (to.reduction == LossReduction::none) return;
+  loss.as<T>()[0] =
+      narrow<T>(Compute<T>(to.reduction == LossReduction::mean ? loss_sum / divisor : loss_sum));
 }
 
 // dloss of a position, over the divisor of the mean.
 template <class T>
 LAMINA_INLINE Compute<T> dloss_at(const ClassLoss& to, const View& dloss, const View& total, int64_t at) {
   using S = Compute<T>;
-  const S g = widen(dloss.as<T>()[to.reduction == Reduction::none ? at : 0]);
-  return to.reduction == Reduction::mean ? g / *total.as<S>() : g;
+  const S g = widen(dloss.as<T>()[to.reduction == LossReduction::none ? at : 0]);
+  return to.reduction == LossReduction::mean ? g / *total.as<S>() : g;
 }
 
 // Runs rows(begin, end, sums) for ranges of rows where I = 1, else tile(o, i, n, sums) for n columns from i on.

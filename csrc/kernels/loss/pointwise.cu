@@ -125,9 +125,9 @@ template <class T>
 __global__ __launch_bounds__(tile_threads, 2) void backward_kernel(PointwiseLossBackwardArgs a, int64_t n,
                                                                    bool is_aligned) {
   using S = Compute<T>;
-  const bool is_reduced = a.reduction != Reduction::none;
+  const bool is_reduced = a.reduction != LossReduction::none;
   S scale = 0;
-  if (is_reduced) scale = prim::widen(*a.dloss.as<T>()) / (a.reduction == Reduction::mean ? S(n) : S(1));
+  if (is_reduced) scale = prim::widen(*a.dloss.as<T>()) / (a.reduction == LossReduction::mean ? S(n) : S(1));
   for_packs<prim::vector_of<T>>(n, is_aligned, [&]<int N>(std::integral_constant<int, N>, int64_t at) {
     const auto x = load_or_one<N, T>(a.x, at), t = load_or_one<N, T>(a.target, at);
     const auto w = load_or_one<N, T>(a.weight, at), u = load_or_one<N, T>(a.pos_weight, at);
@@ -159,7 +159,7 @@ bool are_aligned(std::initializer_list<View> views) {
 
 void forward(const PointwiseLossArgs& a) {
   const int64_t n = a.x.size();
-  const bool is_reduced = a.reduction != Reduction::none;
+  const bool is_reduced = a.reduction != LossReduction::none;
   dispatch_device_float(a.x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     const Launch shape = per_pack(n, prim::vector_of<T>);
@@ -170,7 +170,7 @@ void forward(const PointwiseLossArgs& a) {
     if (is_reduced)
       launch("pointwise_loss_finish", finish_kernel<T>,
              {.grid = {1}, .block = {tile_threads}, .shared = sizeof(SumShared)}, a.loss, partial.data(),
-             shape.grid.x, a.reduction == Reduction::mean ? double(n) : 1.0);
+             shape.grid.x, a.reduction == LossReduction::mean ? double(n) : 1.0);
   });
 }
 
@@ -179,7 +179,7 @@ void backward(const PointwiseLossBackwardArgs& a) {
   dispatch_device_float(a.x.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     const bool is_aligned = are_aligned({a.x, a.target, a.weight, a.pos_weight, a.dx, a.dtarget}) &&
-                            (a.reduction != Reduction::none || are_aligned({a.dloss}));
+                            (a.reduction != LossReduction::none || are_aligned({a.dloss}));
     launch("pointwise_loss_backward", backward_kernel<T>, per_pack(n, prim::vector_of<T>), a, n, is_aligned);
   });
 }

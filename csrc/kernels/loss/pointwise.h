@@ -20,7 +20,7 @@ enum class PointwiseLoss : int { mse, l1, bce_with_logits };
 
 struct PointwiseLossArgs {
   PointwiseLoss kind;
-  Reduction reduction;
+  LossReduction reduction;
   View x, target;
   View weight, pos_weight;  // bce: w and u, 1 where absent
   View loss;                // n elements, or one if reduced
@@ -29,7 +29,7 @@ struct PointwiseLossArgs {
 
 struct PointwiseLossBackwardArgs {
   PointwiseLoss kind;
-  Reduction reduction;
+  LossReduction reduction;
   View x, target, weight, pos_weight, dloss;
   View dx, dtarget;  // either may be absent
 };

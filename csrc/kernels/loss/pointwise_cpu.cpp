@@ -85,7 +85,7 @@ template <class T, class Loss>
     return Loss::value(lanes.load(a.x.as<T>() + at), lanes.load(a.target.as<T>() + at),
                        load_or_one<T>(a.weight, at, lanes), load_or_one<T>(a.pos_weight, at, lanes));
   };
-  if (a.reduction == Reduction::none) {
+  if (a.reduction == LossReduction::none) {
     for_vectors<V>(n,
                    [&](int64_t i, auto lanes) { lanes.store(a.loss.as<T>() + begin + i, value(i, lanes)); });
     return 0;
@@ -110,10 +110,10 @@ void forward(const PointwiseLossArgs& a) {
         a.partial[begin / loss_chunk_elements] = forward_range<T, decltype(loss)>(a, begin, end - begin);
       });
     });
-    if (a.reduction == Reduction::none) return;
+    if (a.reduction == LossReduction::none) return;
     CompensatedSum sum;
     for (int64_t i = 0; i < pointwise_loss_chunks(n); ++i) sum.add(a.partial[i]);
-    const double total = a.reduction == Reduction::mean ? sum.value() / double(n) : sum.value();
+    const double total = a.reduction == LossReduction::mean ? sum.value() / double(n) : sum.value();
     a.loss.as<T>()[0] = narrow<T>(Compute<T>(total));
   });
 }
@@ -122,7 +122,7 @@ template <class T, class Loss>
 [[gnu::flatten]] void backward_range(const PointwiseLossBackwardArgs& a, int64_t begin, int64_t n,
                                      Compute<T> scale) {
   using V = VecOf<T>;
-  const bool is_reduced = a.reduction != Reduction::none;
+  const bool is_reduced = a.reduction != LossReduction::none;
   const V scales = V::set1(scale);
   for_vectors<V>(n, [&](int64_t i, auto lanes) {
     const int64_t at = begin + i;
@@ -140,7 +140,7 @@ void backward(const PointwiseLossBackwardArgs& a) {
     const int64_t n = a.x.size();
     if (n == 0) return;
     const Compute<T> g = widen(a.dloss.as<T>()[0]);
-    const Compute<T> scale = a.reduction == Reduction::mean ? g / Compute<T>(n) : g;
+    const Compute<T> scale = a.reduction == LossReduction::mean ? g / Compute<T>(n) : g;
     dispatch_loss(a.kind, [&](auto loss) {
       parallel_ranges(n, loss_chunk_elements, [&](int64_t begin, int64_t end) {
         backward_range<T, decltype(loss)>(a, begin, end - begin, scale);

@@ -5,7 +5,7 @@
 
 namespace lamina {
 
-enum class Reduction : int { none, sum, mean };
+enum class LossReduction : int { none, sum, mean };
 
 // Elements of work per task, and so per partial sum: tasks depend on shapes only, partial sums are added in
 // their order.
