@@ -15,6 +15,10 @@
 #include <new>
 #include <unordered_map>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 #include "autograd/tape.h"
 
 namespace lamina::xla {
@@ -261,12 +265,30 @@ Device device_of(const CallFrame& frame, DeviceType type) {
   return {type, args.ordinal};
 }
 
+// XLA's threads take subnormal numbers for zero; Lamina's kernels give the same bits wherever they run.
+class WithSubnormals {
+#if defined(__x86_64__)
+ public:
+  WithSubnormals() : before_(_mm_getcsr()) {
+    if (before_ & flushes) _mm_setcsr(before_ & ~flushes);
+  }
+  ~WithSubnormals() {
+    if (before_ & flushes) _mm_setcsr(before_);
+  }
+
+ private:
+  static constexpr unsigned flushes = _MM_FLUSH_ZERO_MASK | 0x40;  // results, and operands
+  const unsigned before_;
+#endif
+};
+
 void execute(const CallFrame& frame, DeviceType type) {
   check<StateError>(!Stream::is_recording(), "record", "JAX's work cannot be part of a recorded program");
   const Device device = type == DeviceType::cpu ? Device{} : device_of(frame, type);
   const DeviceScope scope(device);
   std::optional<OnStreamOf> stream;
   if (!device.is_cpu()) stream.emplace(frame, device);
+  [[maybe_unused]] const WithSubnormals with_subnormals;
   const PauseRecording pause;  // a tape of Lamina's that is open asks for nothing here
   const Call& call = call_of(frame);
   const auto foreign = make_ref<Storage>(nullptr, 0, [] {});
