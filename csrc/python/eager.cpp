@@ -126,8 +126,6 @@ PyObject* call_eager(PyObject* self, PyObject* const* args, size_t flagged_count
 
 // --- with a gradient ---------------------------------------------------------------------------------------------
 
-bool is_kept(uint32_t mask, size_t i) { return mask >> std::min<size_t>(i, 31) & 1; }
-
 // True iff both are the same elements in the same places.
 bool is_same(const Array& a, const Array& b) {
   return a.view().data == b.view().data && a.shape() == b.shape() &&

@@ -199,6 +199,8 @@ namespace {
 
 // --- what is registered ------------------------------------------------------------------------------------------
 
+// A registered op writes none of its operands, so that compilers and transforms can reorder it: instead of the state
+// that the record updates, it gives the new state behind the outputs (empty where there is none).
 PyObject* call_exchanged(PyObject* self, PyObject* const* args, size_t flagged_count, PyObject*) {
   return guarded([&] {
     const Op& op = *reinterpret_cast<OpFunction*>(self)->op;
@@ -207,10 +209,24 @@ PyObject* call_exchanged(PyObject* self, PyObject* const* args, size_t flagged_c
     if (given == op.schema.inputs.size() + op.schema.attrs.size() + 1) keep = args[--given] == Py_True;
     const Call call(op, args, given);
     Arrays in;
-    for (PyObject* o : call.operands) in.push_back(array_of(op, in.size(), o));
+    std::vector<size_t> written;
+    for (PyObject* o : call.operands) {
+      if (op.schema.inputs[std::min(in.size(), op.schema.inputs.size() - 1)].is_written)
+        written.push_back(in.size());
+      in.push_back(array_of(op, in.size(), o));
+    }
+    const Inputs inputs(in.data(), in.size());
+    if (!written.empty()) {
+      const Placement placement(device_of(op, inputs));
+      for (size_t i : written) in[i] = in[i] ? eval<"clone">({in[i]}) : Array{};
+    }
     Outputs out;
     const Attrs attrs = attrs_of(op, call.attrs, call.attr_count, NoneMeans::default_value);
-    return execute(op, Inputs(in.data(), in.size()), attrs, keep, out).release().ptr();
+    py::object results = execute(op, inputs, attrs, keep, out);
+    if (written.empty()) return results.release().ptr();
+    py::list all(py::isinstance<py::tuple>(results) ? py::list(results) : py::list(py::make_tuple(results)));
+    for (size_t i : written) all.append(give(in[i] ? std::move(in[i]) : Array(Spec{Dtype::float32, {0}})));
+    return py::tuple(all).release().ptr();
   });
 }
 
@@ -251,7 +267,8 @@ py::list infer_exchanged(const std::string& name, const py::list& operands, cons
 }
 
 // The gradients of the inputs that `needs` names, in the order of the inputs; None: there is none. An operand whose data
-// the vjp does not read may be one element seen as many: `strides` holds the true ones, of all inputs, then outputs.
+// the vjp does not read may be one element seen as many: `strides` holds the true ones, of all inputs, then outputs; of
+// the others they are not used.
 py::list vjp_exchanged(const std::string& name, const py::list& inputs, const py::list& outputs,
                        const py::list& dys, const py::list& needs, const std::vector<int64_t>& strides,
                        const py::tuple& attributes) {
@@ -264,14 +281,15 @@ py::list vjp_exchanged(const std::string& name, const py::list& inputs, const py
   Arrays in = arrays(inputs), out = arrays(outputs);
   const Arrays dy = arrays(dys);
   auto stride = strides.begin();
-  for (Arrays* group : {&in, &out})
-    for (Array& x : *group) {
+  for (auto [group, mask] : {std::pair(&in, op.kept_inputs), std::pair(&out, op.kept_outputs)})
+    for (size_t i = 0; i < group->size(); ++i) {
+      Array& x = (*group)[i];
       if (!x) continue;
       View v = x.view();
       check(strides.end() - stride >= v.ndim, op.name(), strides.size(), " strides; expected one per axis");
       std::copy_n(stride, v.ndim, v.strides);
       stride += v.ndim;
-      x = x.with_view(v);
+      if (!is_kept(mask, i)) x = x.with_view(v).without_data();
     }
   SmallVector<bool, 8> is_needed;
   for (py::handle need : needs) is_needed.push_back(need.ptr() == Py_True);

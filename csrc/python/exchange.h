@@ -51,6 +51,9 @@ class Placement {
 pybind11::object execute(const Op& op, const Inputs& in, const Attrs& attrs, bool keeps_for_backward,
                          Outputs& out);
 
+// Whether the vjp reads the data of operand or result i.
+inline bool is_kept(uint32_t mask, size_t i) { return mask >> std::min<size_t>(i, 31) & 1; }
+
 // Calls the vjp; gradients[i] is asked for where needs[i].
 Gradients call_vjp(const Op& op, const Inputs& in, const Inputs& out, const Attrs& attrs,
                    std::span<const bool> needs, const Inputs& dys);

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -18,9 +19,11 @@ import torch
 
 from lamina import _C, bridge
 from lamina.bridge import NAMES, RECORDS
-from lamina.torch.ops import LIBRARY, is_functorch_active
+from lamina.torch.ops import LIBRARY, is_functorch_active, written
+from lamina.torch.transforms import as_autocast_wants
 
 is_compiling = torch.compiler.is_dynamo_compiling
+_NO_SECOND_DERIVATIVES = "{}: differentiated twice; expected first derivatives only"
 
 
 def dispatcher(name: str) -> Callable[..., Any]:
@@ -31,20 +34,27 @@ def dispatcher(name: str) -> Callable[..., Any]:
     is_variadic = specs[-1]["variadic"]
     op = getattr(torch.ops.lamina, name)
     eager = getattr(_C.eager, name)
-    is_registered = has_registered_gradient(name)
+    states, n_outputs = written(name), len(record["outputs"])
     traced = _traced_function(name) if record["differentiable"] else None
 
     def prepare(*inputs: Any) -> tuple[Any, ...]:
-        return _operands(name, inputs, n_inputs, record["promotes"])
+        return _operands(name, as_autocast_wants(name, inputs), n_inputs, record["promotes"])
 
     def general(*args: Any) -> Any:
         inputs, attrs = prepare(*args[:n_inputs]), args[n_inputs:]
         if traced is None:
-            return op(*(_detached(x) for x in inputs), *_attributes(name, attrs))
-        if is_registered and not (is_functorch_active() and not torch.compiler.is_compiling()):
-            return op(*inputs, *_attributes(name, attrs), torch.is_grad_enabled())
-        flat = tuple(inputs[-1]) if is_variadic else inputs
-        return traced.apply(len(flat), *flat, *attrs)
+            results = op(*(_detached(x) for x in inputs), *_attributes(name, attrs))
+        elif is_functorch_active() and not is_compiling():
+            flat = tuple(inputs[-1]) if is_variadic else inputs
+            results = traced.apply(len(flat), *flat, *attrs)
+        else:
+            results = op(*inputs, *_attributes(name, attrs), torch.is_grad_enabled())
+        if not states:
+            return results
+        for i, new in zip(states, results[n_outputs:], strict=True):
+            if inputs[i] is not None:
+                inputs[i].copy_(new.detach())
+        return results[0] if n_outputs == 1 else results[:n_outputs]
 
     def dispatch(*args: Any) -> Any:
         return general(*args) if is_compiling() else eager(*args)
@@ -128,8 +138,7 @@ def _eager_gradient(name: str) -> Callable[..., Any]:
 
 def _differentiable_once(name: str, gradients: tuple[Any, ...]) -> tuple[Any, ...]:
     """Gradients that raise when they are differentiated, rather than pass for constants."""
-    message = f"{name}: differentiated twice; expected first derivatives only".encode()
-    refuse: Any = torch._C._functions.DelayedError(message, len(gradients))
+    refuse: Any = torch._C._functions.DelayedError(_NO_SECOND_DERIVATIVES.format(name).encode(), len(gradients))
     return refuse(*(None if g is None else g.detach().requires_grad_() for g in gradients))
 
 
@@ -148,17 +157,13 @@ def _traced_function(name: str) -> Any:
 
     def backward(ctx: Any, *dys: Any) -> Any:
         needs = ctx.needs_input_grad[1 : 1 + ctx.n]
-        return (None, *_gradients(name, ctx, dys, needs), *([None] * len(ctx.attrs)))
+        vjp = functools.partial(_Vjp.apply, name)
+        return (None, *_gradients(name, ctx, dys, needs, vjp), *([None] * len(ctx.attrs)))
 
     return type(f"{name}_traced", (torch.autograd.Function,), {
         "forward": staticmethod(forward), "setup_context": staticmethod(setup_context),
         "backward": staticmethod(backward), "generate_vmap_rule": True,
     })  # fmt: skip
-
-
-def has_registered_gradient(name: str) -> bool:
-    """PyTorch registers gradients of ops that write none of their operands; dropout and batch_norm update a state."""
-    return RECORDS[name]["differentiable"] and not any(i["written"] for i in RECORDS[name]["inputs"])
 
 
 def register_gradient(name: str) -> None:
@@ -176,17 +181,19 @@ def register_gradient(name: str) -> None:
     def backward(ctx: Any, *dys: Any) -> Any:
         needs = ctx.needs_input_grad[0] if is_variadic else ctx.needs_input_grad[:n_inputs]
         needs = [needs] * ctx.n if isinstance(needs, bool) else needs
-        gradients = _gradients(name, ctx, dys, needs)
+        gradients = _gradients(name, ctx, dys, needs, functools.partial(_call_vjp, name))
+        if torch.is_grad_enabled():
+            gradients = list(_differentiable_once(name, tuple(gradients)))
         return (*([gradients] if is_variadic else gradients), *([None] * (n_attrs + 1)))
 
     torch.library.register_autograd(f"lamina::{name}", backward, setup_context=setup_context, lib=LIBRARY)
 
 
 def _save(name: str, ctx: Any, inputs: tuple[Any, ...], attrs: tuple[Any, ...], result: Any) -> None:
-    outputs = result if isinstance(result, tuple) else (result,)
+    results = result if isinstance(result, tuple) else (result,)
+    outputs = results[: len(RECORDS[name]["outputs"])]
     ctx.set_materialize_grads(False)
-    if hasattr(ctx, "mark_non_differentiable"):
-        ctx.mark_non_differentiable(*(y for y in outputs if not y.is_floating_point()))
+    ctx.mark_non_differentiable(*(y for y in outputs if not y.is_floating_point()), *results[len(outputs) :])
     # Of an operand whose values the vjp does not read, its shape and strides stay: one element, seen as all of them.
     operands = (*inputs, *outputs)
     masks = [RECORDS[name]["kept_inputs"] >> min(i, 31) & 1 for i in range(len(inputs))]
@@ -196,13 +203,33 @@ def _save(name: str, ctx: Any, inputs: tuple[Any, ...], attrs: tuple[Any, ...], 
     ctx.n, ctx.attrs = len(inputs), tuple(list(a) if isinstance(a, list) else a for a in attrs)  # callers reuse lists
 
 
-def _gradients(name: str, ctx: Any, dys: tuple[Any, ...], needs: Any) -> list[torch.Tensor | None]:
+def _gradients(name: str, ctx: Any, dys: tuple[Any, ...], needs: Any, vjp: Callable[..., Any]) -> list[Any]:
     """One per operand; None where none is needed."""
-    saved, flags = ctx.saved_tensors, [bool(need) for need in needs]
-    vjp = getattr(torch.ops.lamina, f"{name}_vjp")
-    inputs, outputs = list(saved[: ctx.n]), list(saved[ctx.n :])
-    found = iter(vjp(inputs, outputs, list(dys), flags, ctx.strides, *_attributes(name, ctx.attrs)))
+    flags = [bool(need) for need in needs]
+    counts, dys = (ctx.n, len(ctx.saved_tensors) - ctx.n), dys[: len(RECORDS[name]["outputs"])]
+    found = iter(vjp(counts, flags, ctx.strides, _attributes(name, ctx.attrs), *ctx.saved_tensors, *dys))
     return [next(found) if need else None for need in flags]
+
+
+def _call_vjp(name: str, counts: Any, flags: Any, strides: Any, attrs: Any, *tensors: Any) -> tuple[Any, ...]:
+    n, m = counts
+    inputs, outputs, dys = list(tensors[:n]), list(tensors[n : n + m]), list(tensors[n + m :])
+    return tuple(getattr(torch.ops.lamina, f"{name}_vjp")(inputs, outputs, dys, flags, strides, *attrs))
+
+
+class _Vjp(torch.autograd.Function):
+    """A vjp inside transforms, which would take it for a constant if it could not refuse to be differentiated."""
+
+    generate_vmap_rule = True
+    forward = staticmethod(_call_vjp)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.name = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *dys: Any) -> Any:
+        raise RuntimeError(_NO_SECOND_DERIVATIVES.format(ctx.name))
 
 
 def _kept(x: torch.Tensor | None, is_read: int) -> torch.Tensor | None:
@@ -210,7 +237,7 @@ def _kept(x: torch.Tensor | None, is_read: int) -> torch.Tensor | None:
 
 
 for _name in NAMES:
-    if has_registered_gradient(_name):
+    if RECORDS[_name]["differentiable"]:
         register_gradient(_name)
 
 
@@ -227,4 +254,6 @@ def rebind_functions(module: dict[str, Any]) -> list[str]:
 
     The compiler looks a function's globals up by its module: that is why the copies have their own.
     """
-    return bridge.rebind_functions(module, {name: dispatcher(name) for name in NAMES}, _state_of)
+    return bridge.rebind_functions(
+        module, {name: dispatcher(name) for name in NAMES}, _state_of, torch.compiler.is_compiling
+    )

@@ -21,12 +21,15 @@ def _asking(name: str, otherwise: Callable[[], Any]) -> Callable[[], Any]:
 
 
 is_functorch_active = _asking("_are_functorch_transforms_active", lambda: True)
+is_autocast_enabled = _asking(
+    "_is_any_autocast_enabled", lambda: torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+)
 _C.use_framework(
     torch.Tensor.__dlpack_c_exchange_api__,
     torch.Tensor,
     torch.nn.Parameter,
     torch.is_grad_enabled,
-    _asking("_is_any_autocast_enabled", lambda: torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")),
+    is_autocast_enabled,
     [is_functorch_active, _asking("_len_torch_dispatch_stack", lambda: False)],
 )
 
@@ -50,20 +53,23 @@ def _attribute(attr: dict[str, Any]) -> str:
     return f"{kind}{'?' if attr['optional'] else ''} {attr['name']}={_literal(attr)}"
 
 
+def written(name: str) -> list[int]:
+    """The operands that the record updates in place. The registered op gives their new values behind its outputs."""
+    return [i for i, spec in enumerate(RECORDS[name]["inputs"]) if spec["written"]]
+
+
 def schema_of(name: str) -> str:
     """The record in PyTorch's words: ``conv2d(Tensor x, Tensor weight, Tensor? bias, int[2] stride=[1, 1], …)``."""
     record = RECORDS[name]
     inputs = []
-    for i, spec in enumerate(record["inputs"]):
+    for spec in record["inputs"]:
         kind = "Tensor[]" if spec["variadic"] else "Tensor"
-        if spec["written"]:
-            kind += f"({chr(ord('a') + i)}!)"
         inputs.append(f"{kind}{'?' if spec['optional'] else ''} {spec['name']}")
     attributes = [_attribute(a) for a in record["attrs"]]
     if record["differentiable"]:
         attributes.append("bool keep=False")
-    n = len(record["outputs"])
-    outputs = "()" if n == 0 else "Tensor" if n == 1 else f"({', '.join(['Tensor'] * n)})"
+    n = len(record["outputs"]) + len(written(name))
+    outputs = "Tensor" if n == 1 else f"({', '.join(['Tensor'] * n)})"
     return f"{name}({', '.join([*inputs, *attributes])}) -> {outputs}"
 
 
@@ -90,7 +96,9 @@ def _fake(name: str) -> Callable[..., Any]:
             torch.empty_strided(shape, strides, dtype=getattr(torch, dtype), device=like.device)
             for shape, strides, dtype in found
         ]
-        return outputs[0] if len(outputs) == 1 else tuple(outputs) if outputs else None
+        states = (operands[i] for i in written(name))
+        outputs += [like.new_empty(0, dtype=torch.float32) if x is None else torch.empty_like(x) for x in states]
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     return fake
 
