@@ -1,6 +1,10 @@
 """Lamina's ops inside PyTorch: the cases give what they give on Lamina's own tensors, gradients too. What PyTorch's
 compiler, transforms and checks make of them is in test_torch_transforms.py."""
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -218,3 +222,60 @@ def test_checkpointing_draws_the_same_numbers_again():
     y = torch.utils.checkpoint.checkpoint(lambda x: F.dropout(x * x, p=0.3), x, use_reentrant=False)
     y.sum().backward()
     torch.testing.assert_close(x.grad, 2 * y.detach())
+
+
+SAME_FIELDS = {  # own declaration and its fields -> those of the header that PyTorch ships
+    "Version": ("DLPackVersion", {"major": "major", "minor": "minor"}),
+    "Device": ("DLDevice", {"type": "device_type", "id": "device_id"}),
+    "DataType": ("DLDataType", {"code": "code", "bits": "bits", "lanes": "lanes"}),
+    "Tensor": (
+        "DLTensor",
+        {n: n for n in ("data", "device", "ndim", "dtype", "shape", "strides", "byte_offset")},
+    ),
+    "Managed": ("DLManagedTensor", {"tensor": "dl_tensor", "context": "manager_ctx", "deleter": "deleter"}),
+    "ManagedVersioned": (
+        "DLManagedTensorVersioned",
+        {"version": "version", "context": "manager_ctx", "deleter": "deleter", "flags": "flags", "tensor": "dl_tensor"},
+    ),
+    "ExchangeApi": (
+        "DLPackExchangeAPI",
+        {
+            "version": "header.version",
+            "previous": "header.prev_api",
+            "allocate": "managed_tensor_allocator",
+            "managed_from_object": "managed_tensor_from_py_object_no_sync",
+            "object_from_managed": "managed_tensor_to_py_object_no_sync",
+            "view_of_object": "dltensor_from_py_object_no_sync",
+            "current_stream": "current_work_stream",
+        },
+    ),
+}
+SAME_VALUES = {
+    "flag_read_only": "DLPACK_FLAG_BITMASK_READ_ONLY",
+    "flag_is_copied": "DLPACK_FLAG_BITMASK_IS_COPIED",
+    "device_cpu": "kDLCPU",
+    "device_cuda": "kDLCUDA",
+    "code_int": "kDLInt",
+    "code_uint": "kDLUInt",
+    "code_float": "kDLFloat",
+    "code_bfloat": "kDLBfloat",
+    "code_bool": "kDLBool",
+}
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="g++ is not installed")
+def test_own_declarations_of_dlpack_are_those_of_pytorch_s_header(tmp_path):
+    asserts = [f"sizeof(dlpack::{own}) == sizeof({their})" for own, (their, _) in SAME_FIELDS.items()]
+    asserts += [
+        f"offsetof(dlpack::{own}, {field}) == offsetof({their}, {their_field})"
+        for own, (their, fields) in SAME_FIELDS.items()
+        for field, their_field in fields.items()
+    ]
+    asserts += [f"dlpack::{own} == {their}" for own, their in SAME_VALUES.items()]
+    source = tmp_path / "check.cpp"
+    headers = ["<cstddef>", "<ATen/dlpack.h>", '"interop/dlpack.h"']
+    lines = [f"#include {header}" for header in headers] + ["using namespace lamina;"]
+    source.write_text("\n".join([*lines, *(f'static_assert({a}, "{a}");' for a in asserts), ""]))
+    includes = ["-I", Path(torch.__file__).parent / "include", "-I", Path(__file__).parent.parent / "csrc"]
+    command = ["g++", "-std=c++20", "-fsyntax-only", "-Wno-invalid-offsetof", *includes, source]
+    subprocess.run(command, check=True)

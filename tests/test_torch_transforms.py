@@ -8,7 +8,7 @@ from harness import as_tuple, samples
 from test_torch_ops import to_torch
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (pip install torch)")
-pytest.importorskip("lamina.torch.ops", reason="PyTorch is older than 2.10")
+ops = pytest.importorskip("lamina.torch.ops", reason="PyTorch is older than 2.10")
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 import lamina.torch.functional as F  # noqa: E402
@@ -242,6 +242,12 @@ def has_gradient(op):
     return hasattr(torch.ops.lamina, f"{op._schema.name.removeprefix('lamina::')}_vjp")
 
 
+def results_of(op, args):
+    """What the op gives, but for what only its backward pass reads: that need not be written as a whole."""
+    named = zip(ops.RECORDS[op._schema.name.removeprefix("lamina::")]["outputs"], as_tuple(op(*args)), strict=False)
+    return [y for name, y in named if name != "reserve"]
+
+
 CHANGES = {"as it is": lambda x: x, "strided": strided, "expanded": expanded}
 
 
@@ -258,7 +264,7 @@ def test_layouts_do_not_matter(case, sample, dtype):
                 "equal_nan": True,
                 "msg": lambda text, name=name, op=op: f"{op}, {name}: {text}",
             }
-            torch.testing.assert_close(op(*changed), op(*dense), **close)
+            torch.testing.assert_close(results_of(op, changed), results_of(op, dense), **close)
             results = []
             for operands in (changed, dense) if has_gradient(op) else ():
                 leaves = []
