@@ -1,7 +1,8 @@
-// Ops on the tensors of a framework, as they are registered with it. Gradients are the framework's: lamina/torch/
-// connects these calls to its autograd; eager.cpp has the shorter way of a call from Python.
+// Ops on the tensors of a framework. Gradients are the framework's: lamina/torch/ connects these calls to its autograd;
+// eager.cpp has the way of a call from Python.
 //
 //   lamina._C.exchanged.<op>(inputs..., attributes..., keep=False)    all positional, in the order of the schema
+//   lamina._C.registered.<op>(inputs..., attributes..., keep=False)   the same, writing none of its operands
 //
 // `keep` asks for the outputs that a backward pass needs (as an open tape does for Lamina's own tensors).
 #include "python/exchange.h"
@@ -197,34 +198,49 @@ py::object give(const Array& array) {
 
 namespace {
 
-// --- what is registered ------------------------------------------------------------------------------------------
+// --- calls -------------------------------------------------------------------------------------------------------
 
-// A registered op writes none of its operands, so that compilers and transforms can reorder it: instead of the state
-// that the record updates, it gives the new state behind the outputs (empty where there is none).
+struct Operands {
+  Operands(const Op& op, PyObject* const* args, size_t given) {
+    const bool has_keep = given == op.schema.inputs.size() + op.schema.attrs.size() + 1;
+    keep = has_keep && args[given - 1] == Py_True;
+    const Call call(op, args, given - has_keep);
+    for (PyObject* o : call.operands) arrays.push_back(array_of(op, arrays.size(), o));
+    attrs = attrs_of(op, call.attrs, call.attr_count, NoneMeans::default_value);
+  }
+  Inputs inputs() const { return Inputs(arrays.data(), arrays.size()); }
+  Arrays arrays;
+  Attrs attrs;
+  bool keep;
+};
+
 PyObject* call_exchanged(PyObject* self, PyObject* const* args, size_t flagged_count, PyObject*) {
   return guarded([&] {
     const Op& op = *reinterpret_cast<OpFunction*>(self)->op;
-    size_t given = size_t(PyVectorcall_NARGS(flagged_count));
-    bool keep = false;
-    if (given == op.schema.inputs.size() + op.schema.attrs.size() + 1) keep = args[--given] == Py_True;
-    const Call call(op, args, given);
-    Arrays in;
+    const Operands operands(op, args, size_t(PyVectorcall_NARGS(flagged_count)));
+    Outputs out;
+    return execute(op, operands.inputs(), operands.attrs, operands.keep, out).release().ptr();
+  });
+}
+
+// A registered op writes none of its operands, so that compilers and transforms can reorder it: instead of the state
+// that the record updates, it gives the new state behind the outputs (empty where there is none).
+PyObject* call_registered(PyObject* self, PyObject* const* args, size_t flagged_count, PyObject*) {
+  return guarded([&] {
+    const Op& op = *reinterpret_cast<OpFunction*>(self)->op;
+    Operands operands(op, args, size_t(PyVectorcall_NARGS(flagged_count)));
+    Arrays& in = operands.arrays;
     std::vector<size_t> written;
-    for (PyObject* o : call.operands) {
-      if (op.schema.inputs[std::min(in.size(), op.schema.inputs.size() - 1)].is_written)
-        written.push_back(in.size());
-      in.push_back(array_of(op, in.size(), o));
-    }
-    const Inputs inputs(in.data(), in.size());
+    for (size_t i = 0; i < op.schema.inputs.size(); ++i)
+      if (op.schema.inputs[i].is_written) written.push_back(i);
     if (!written.empty()) {
-      const Placement placement(device_of(op, inputs));
+      const Placement placement(device_of(op, operands.inputs()));
       for (size_t i : written) in[i] = in[i] ? eval<"clone">({in[i]}) : Array{};
     }
     Outputs out;
-    const Attrs attrs = attrs_of(op, call.attrs, call.attr_count, NoneMeans::default_value);
-    py::object results = execute(op, inputs, attrs, keep, out);
+    py::object results = execute(op, operands.inputs(), operands.attrs, operands.keep, out);
     if (written.empty()) return results.release().ptr();
-    py::list all(py::isinstance<py::tuple>(results) ? py::list(results) : py::list(py::make_tuple(results)));
+    py::list all = py::isinstance<py::tuple>(results) ? py::list(results) : py::list(py::make_tuple(results));
     for (size_t i : written) all.append(give(in[i] ? std::move(in[i]) : Array(Spec{Dtype::float32, {0}})));
     return py::tuple(all).release().ptr();
   });
@@ -326,8 +342,9 @@ void use_framework(const py::capsule& exchange_api, const py::object& tensor_typ
 }  // namespace
 
 void bind_exchange(py::module_& m) {
-  py::module_ exchanged = m.def_submodule("exchanged");
+  py::module_ exchanged = m.def_submodule("exchanged"), registered = m.def_submodule("registered");
   add_op_functions(exchanged, call_exchanged);
+  add_op_functions(registered, call_registered);
   m.def("use_framework", use_framework);
   m.def("infer_exchanged", infer_exchanged);
   m.def("vjp_exchanged", vjp_exchanged);

@@ -131,8 +131,8 @@ def _vjp_fake(
 
 for _name in NAMES:
     LIBRARY.define(schema_of(_name))
-    LIBRARY.impl(_name, getattr(_C.exchanged, _name), "CPU")
-    LIBRARY.impl(_name, getattr(_C.exchanged, _name), "CUDA")
+    LIBRARY.impl(_name, getattr(_C.registered, _name), "CPU")
+    LIBRARY.impl(_name, getattr(_C.registered, _name), "CUDA")
     torch.library.register_fake(f"lamina::{_name}", _fake(_name), lib=LIBRARY)
     if RECORDS[_name]["differentiable"]:
         LIBRARY.define(_vjp_schema(_name))
