@@ -61,7 +61,7 @@ def test_the_compiler_sees_through(function):
 @pytest.mark.slow
 @pytest.mark.parametrize("function", [block, recurrent])
 def test_inductor_compiles(function):
-    compiled = torch.compile(function, fullgraph=True)
+    compiled = torch.compile(function, fullgraph=True, options={"fallback_random": True})  # states as eager draws them
     torch.testing.assert_close(outcome(compiled, operands_of(function)), outcome(function, operands_of(function)))
 
 
@@ -295,6 +295,9 @@ def test_registered_ops_pass_pytorch_s_quick_checks(case, sample, dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "sample", "dtype"), first_samples())
 def test_every_registered_op_passes_pytorch_s_checks(case, sample, dtype):
+    # What an LSTM reserves for its backward pass is not written as a whole, and these checks compare all outputs.
+    checks = QUICK_CHECKS if case.op.startswith("lstm") else (*QUICK_CHECKS, "test_aot_dispatch_dynamic")
     for op, args in calls_of(case, sample, dtype):
         for change in (*CHANGES.values(), requiring_grad):
-            torch.library.opcheck(op, with_tensors(args, change))
+            changed = with_tensors(args, lambda x, change=change: change(x) if x.is_floating_point() else x)
+            torch.library.opcheck(op, changed, test_utils=checks)
