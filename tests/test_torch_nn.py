@@ -249,6 +249,19 @@ def test_short_parameters():
     torch.testing.assert_close(layer(x), torch.nn.functional.linear(x, layer.weight, layer.bias), rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+def test_batch_norm_in_evaluation_under_transforms():
+    layers = [layer.eval() for layer in pair("BatchNorm2d", (6,), {})]
+    x = torch.randn(3, *IMAGES)
+
+    def total(layer):
+        return lambda x: layer(x).sin().sum()
+
+    for transform, operand in ((torch.func.vmap, x), (torch.func.grad, x[0])):
+        got, want = (transform(total(layer))(operand) for layer in layers)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
 def test_parameters_that_functions_replace():
     layer = nn.LSTM(3, 2)
     zeros = {name: torch.zeros_like(p) for name, p in layer.named_parameters()}

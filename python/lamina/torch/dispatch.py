@@ -51,9 +51,11 @@ def dispatcher(name: str) -> Callable[..., Any]:
             results = op(*inputs, *_attributes(name, attrs), torch.is_grad_enabled())
         if not states:
             return results
-        for i, new in zip(states, results[n_outputs:], strict=True):
-            if inputs[i] is not None:
-                inputs[i].copy_(new.detach())
+        named = zip(record["attrs"], _attributes(name, attrs), strict=True)
+        if {spec["name"]: value for spec, value in named}.get("training", True):  # outside of it states stay
+            for i, new in zip(states, results[n_outputs:], strict=True):
+                if inputs[i] is not None:
+                    inputs[i].copy_(new.detach())
         return results[0] if n_outputs == 1 else results[:n_outputs]
 
     def dispatch(*args: Any) -> Any:
