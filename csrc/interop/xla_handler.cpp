@@ -137,8 +137,7 @@ Dtype dtype_of(DataType t) {
 // The buffers of a call, one after the other. XLA keeps them alive until the call's work is done.
 class Reader {
  public:
-  Reader(const Buffers& buffers, const Ref<Storage>& foreign, Device device)
-      : buffers_(buffers), foreign_(foreign), device_(device) {}
+  Reader(const Buffers& buffers, Device device) : buffers_(buffers), device_(device) {}
 
   Array next() {
     check(next_ < buffers_.size, "xla", "a call has ", buffers_.size, " buffers; expected more");
@@ -151,7 +150,7 @@ class Reader {
       v.strides[i] = stride;
       stride *= b.dims[i];
     }
-    return Array(v, foreign_, device_);
+    return Array(v, Ref<Storage>{}, device_);
   }
 
   Array operand(const Operand& o) {
@@ -176,7 +175,6 @@ class Reader {
 
  private:
   const Buffers& buffers_;
-  const Ref<Storage>& foreign_;
   Device device_;
   int64_t next_ = 0;
 };
@@ -291,8 +289,7 @@ void execute(const CallFrame& frame, DeviceType type) {
   [[maybe_unused]] const WithSubnormals with_subnormals;
   const PauseRecording pause;  // a tape of Lamina's that is open asks for nothing here
   const Call& call = call_of(frame);
-  const auto foreign = make_ref<Storage>(nullptr, 0, [] {});
-  Reader arguments(frame.arguments, foreign, device), results(frame.results, foreign, device);
+  Reader arguments(frame.arguments, device), results(frame.results, device);
   call.is_vjp ? compute_gradients(call, arguments, results) : compute_outputs(call, arguments, results);
 }
 
