@@ -253,6 +253,17 @@ def test_gradients_of_a_network(operands):
     np.testing.assert_array_equal(jax.jit(jax.grad(network, argnums=1))(*operands), eager)
 
 
+def test_control_flow_and_checkpoints(operands):
+    x = operands[0]
+    block = jax.checkpoint(lambda x: F.tanh(F.mul(x, 2.0)).sum())
+    np.testing.assert_array_equal(jax.grad(block)(x), jax.grad(lambda x: F.tanh(F.mul(x, 2.0)).sum())(x))
+    chosen = jax.jit(lambda is_positive, x: jax.lax.cond(is_positive, F.relu, F.neg, x))
+    np.testing.assert_array_equal(chosen(True, x), F.relu(x))
+    np.testing.assert_array_equal(chosen(False, x), F.neg(x))
+    doubled = jax.lax.while_loop(lambda x: x.max() < 100, lambda x: F.mul(x, 2.0), jnp.ones(3))
+    np.testing.assert_array_equal(doubled, 128)
+
+
 def test_gradients_that_are_not_asked_for_are_not_computed(operands):
     program = str(jax.make_jaxpr(jax.grad(network, argnums=1))(*operands))
     assert "vjp conv2d: float32[2,3,6,6]" not in program  # its values are read
