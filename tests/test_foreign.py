@@ -58,6 +58,15 @@ def test_what_is_given_is_not_copied():
     assert y[1, 0] == 7
 
 
+def test_states_are_updated_unless_they_are_read_only():
+    x, mean, var = np.full((4, 2), 2, np.float32), np.zeros(2, np.float32), np.ones(2, np.float32)
+    F.batch_norm(x, mean, var, training=True)
+    np.testing.assert_allclose(mean, 0.2)
+    mean.flags.writeable = False
+    with pytest.raises(TypeError, match="batch_norm: an operand that it updates is read-only; expected an array"):
+        F.batch_norm(x, mean, var, training=True)
+
+
 @needs_torch
 def test_torch_tensors_come_back_as_torch_tensors(rng):
     x = torch.from_numpy(rng.standard_normal((4, 6)).astype(np.float32))

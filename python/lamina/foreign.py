@@ -52,8 +52,11 @@ def call(op: Callable[..., Any], name: str, args: tuple[Any, ...], written: tupl
         )
     if kind == "torch" and (torch_op := _torch_op(name)):
         return torch_op(*args)
+    updated = [a for a, is_written in zip(args, written, strict=False) if is_written]
+    if kind == "numpy" and any(isinstance(a, np.ndarray) and not a.flags.writeable for a in updated):
+        raise TypeError(f"{name}: an operand that it updates is read-only; expected an array that can be written")
     if kind == "jax":
-        if any(kind_of(a) for a, is_written in zip(args, written, strict=False) if is_written):
+        if any(kind_of(a) for a in updated):
             raise TypeError(
                 f"{name}: JAX arrays do not change; expected lamina.jax.functional.{name}, which returns new values"
             )
