@@ -253,6 +253,16 @@ def test_gradients_of_a_network(operands):
     np.testing.assert_array_equal(jax.jit(jax.grad(network, argnums=1))(*operands), eager)
 
 
+def test_lists_among_the_attributes_may_change_after_the_call():
+    sizes = [3]
+    op = lamina.jax.ops.OPS["slice"]
+    first = op(jnp.arange(5.0), [0], sizes, [1], [])
+    sizes[0] = 2  # callers reuse lists
+    np.testing.assert_array_equal(first, [0, 1, 2])
+    gradient = jax.grad(lambda x: op(x, (0,), (3,), (1,), ()).sum())
+    np.testing.assert_array_equal(gradient(jnp.arange(5.0)), [1, 1, 1, 0, 0])
+
+
 def test_control_flow_and_checkpoints(operands):
     x = operands[0]
     block = jax.checkpoint(lambda x: F.tanh(F.mul(x, 2.0)).sum())

@@ -70,7 +70,7 @@ def dispatcher(name: str) -> Callable[..., Any]:
         given = list(args[0] if is_variadic else (*args[:n_inputs], *[None] * (n_inputs - len(args))))
         cells = [a for a in given if isinstance(a, Cell)]
         operands = _operands(name, [a.value if isinstance(a, Cell) else a for a in given])
-        attrs = args[n_inputs:]
+        attrs = tuple(tuple(a) if isinstance(a, list) else a for a in args[n_inputs:])  # callers reuse lists
         key = _C.attributes_text(name, attrs), tuple(a is not None for a in operands)
         function = functions.get(key)
         if function is None:
