@@ -124,7 +124,7 @@ def test_against_torch(name, options, rng):
 
 @pytest.mark.parametrize("name", ["Adam", "SGD"])
 def test_bfloat16_keeps_state_in_float32(name, rng):
-    """Rounding happens once a step, at the parameter: within one bfloat16 ULP of the step in float64."""
+    """Rounding to bfloat16 happens once a step, at the parameter, of what float32 gives for the step."""
     params = parameters(rng, dtypes=("bfloat16",))
     options = SGD[-1] | {"lr": 0.1} if name == "SGD" else ADAM[0] | {"lr": 0.1}
     optimizer = getattr(optim, name)(params, **options)
@@ -135,9 +135,12 @@ def test_bfloat16_keeps_state_in_float32(name, rng):
         grads = [g.astype(np.float64) for g in set_gradients(params, rng)]
         one_step(name, options, reference, grads, state)
         optimizer.step()
-        for got, want in zip(values(params), reference, strict=True):
+        for got, want, old in zip(values(params), reference, before, strict=True):
             ulp = 2.0**-8 * np.maximum(np.abs(want), 2.0**-126)
-            assert (np.abs(got.astype(np.float64) - want) <= 1.01 * ulp).all()
+            in_float32 = (
+                4 * 2.0**-24 * np.abs(old)
+            )  # more than an ULP of the result where the step cancels the parameter
+            assert (np.abs(got.astype(np.float64) - want) <= 1.01 * ulp + in_float32).all()
     names = {"momentum_buffer"} if name == "SGD" else {"exp_avg", "exp_avg_sq"}
     assert all(s[k].dtype == "float32" for s in optimizer.state.values() for k in names)
 

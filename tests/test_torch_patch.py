@@ -80,7 +80,7 @@ def losses(model, batches, optimizer):
 
 def images(steps):
     generator = torch.Generator().manual_seed(1)
-    batches = [(torch.randn(8, 3, 32, 32, generator=generator), torch.arange(8) + i) for i in range(2)]
+    batches = [(torch.randn(8, 3, 32, 32, generator=generator).double(), torch.arange(8) + i) for i in range(2)]
     for i in range(steps):
         yield batches[i % 2]
 
@@ -96,15 +96,16 @@ def texts(steps):
     ("build", "batches", "lr"), [(ResNet18, images, 3e-4), (LanguageModel, texts, 2e-2)], ids=["ResNet-18", "LSTM"]
 )
 def test_patched_models_train_like_those_that_are_not(build, batches, lr):
+    """In float64: Adam's first steps have the size of lr whatever the gradient's, so rounding decides about tiny ones."""
     torch.manual_seed(0)
-    plain = build()
+    plain = build().double()
     patched = copy.deepcopy(plain)
     report = lamina.torch.patch(patched)
     assert len(report.replaced) > len(report.left)
     want = losses(plain, batches(20), torch.optim.AdamW(plain.parameters(), lr=lr))
     got = losses(patched, batches(20), lamina.torch.optim.AdamW(patched.parameters(), lr=lr))
     assert want[-1] < 0.8 * want[0]
-    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-9)
 
 
 # --- what is changed ---------------------------------------------------------------------------------------------
