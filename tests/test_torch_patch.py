@@ -96,7 +96,7 @@ def texts(steps):
     ("build", "batches", "lr"), [(ResNet18, images, 3e-4), (LanguageModel, texts, 2e-2)], ids=["ResNet-18", "LSTM"]
 )
 def test_patched_models_train_like_those_that_are_not(build, batches, lr):
-    """In float64: Adam's first steps have the size of lr whatever the gradient's, so rounding decides about tiny ones."""
+    """In float64: the first steps of Adam are as large for tiny gradients, whose signs rounding decides."""
     torch.manual_seed(0)
     plain = build().double()
     patched = copy.deepcopy(plain)

@@ -29,7 +29,8 @@ int main() {
                   .y = channels_last(result.data(), 1, O, H, W),
                   .padding = {1, 1}};
   const Conv2dKernels& kernels = *conv2d_kernels(DeviceType::cpu);
-  conv.workspace = std::aligned_alloc(64, (kernels.choose_algorithm(ConvPass::forward, conv).workspace_bytes | 63) + 1);
+  conv.workspace =
+      std::aligned_alloc(64, (kernels.choose_algorithm(ConvPass::forward, conv).workspace_bytes | 63) + 1);
   kernels.forward(conv);
   std::printf("conv2d: corner %g, centre %g\n", result[0], result[(2 * W + 2) * O]);
   std::free(conv.workspace);
