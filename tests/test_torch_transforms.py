@@ -9,6 +9,7 @@ from test_torch_ops import to_torch
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (pip install torch)")
 ops = pytest.importorskip("lamina.torch.ops", reason="PyTorch is older than 2.10")
+from torch.autograd import forward_ad  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 import lamina.torch.functional as F  # noqa: E402
@@ -136,6 +137,8 @@ def test_what_is_no_first_reverse_derivative_raises():
 
     with pytest.raises(NotImplementedError, match="jvp"):
         torch.func.jvp(f, (x,), (torch.ones(3),))
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="jvp"):
+        F.tanh(forward_ad.make_dual(x, torch.ones(3)))
     with pytest.raises(RuntimeError, match="tanh: differentiated twice; expected first derivatives"):
         torch.func.jacrev(torch.func.grad(f))(x)
 

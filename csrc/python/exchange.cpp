@@ -321,7 +321,7 @@ py::list vjp_exchanged(const std::string& name, const py::list& inputs, const py
 void use_framework(const py::capsule& exchange_api, const py::object& tensor_type,
                    const py::object& parameter_type, const py::object& is_grad_enabled,
                    const py::object& is_autocast_enabled,
-                   const std::vector<py::object>& are_transforms_active) {
+                   const std::vector<py::object>& are_transforms_active, const py::dict& forward_mode) {
   const auto* api = static_cast<const dlpack::ExchangeApi*>(
       PyCapsule_GetPointer(exchange_api.ptr(), "dlpack_exchange_api"));
   if (!api) raise_python_error();
@@ -335,7 +335,8 @@ void use_framework(const py::capsule& exchange_api, const py::object& tensor_typ
                                reinterpret_cast<PyTypeObject*>(held(parameter_type).ptr())},
                .is_grad_enabled = held(is_grad_enabled),
                .is_autocast_enabled = held(is_autocast_enabled),
-               .are_transforms_active = {}};
+               .are_transforms_active = {},
+               .forward_mode = held(forward_mode)};
   for (const py::object& o : are_transforms_active) framework.are_transforms_active.push_back(held(o));
 }
 

@@ -16,6 +16,9 @@ struct Framework {
   // What to ask with every call, as callables without arguments.
   pybind11::handle is_grad_enabled, is_autocast_enabled;
   std::vector<pybind11::handle> are_transforms_active;
+  // The globals in which `_current_level` is not negative while tensors may carry tangents; read here, because a call
+  // of a Python function for it would cost a twentieth of the op.
+  pybind11::handle forward_mode;
 };
 extern Framework framework;
 

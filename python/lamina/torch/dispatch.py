@@ -19,7 +19,7 @@ import torch
 
 from lamina import _C, bridge
 from lamina.bridge import NAMES, RECORDS
-from lamina.torch.ops import LIBRARY, is_functorch_active, written
+from lamina.torch.ops import LIBRARY, is_forward_mode_active, is_functorch_active, written
 from lamina.torch.transforms import as_autocast_wants
 
 is_compiling = torch.compiler.is_dynamo_compiling
@@ -44,7 +44,7 @@ def dispatcher(name: str) -> Callable[..., Any]:
         inputs, attrs = prepare(*args[:n_inputs]), args[n_inputs:]
         if traced is None:
             results = op(*(_detached(x) for x in inputs), *_attributes(name, attrs))
-        elif is_functorch_active() and not is_compiling():
+        elif not is_compiling() and (is_functorch_active() or is_forward_mode_active()):
             flat = tuple(inputs[-1]) if is_variadic else inputs
             results = traced.apply(len(flat), *flat, *attrs)
         else:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 from lamina import _C
 from lamina.bridge import NAMES, RECORDS
@@ -21,6 +22,13 @@ def _asking(name: str, otherwise: Callable[[], Any]) -> Callable[[], Any]:
 
 
 is_functorch_active = _asking("_are_functorch_transforms_active", lambda: True)
+
+
+def is_forward_mode_active() -> bool:
+    """Whether tensors may carry tangents, which the kernels would drop."""
+    return getattr(forward_ad, "_current_level", 0) >= 0
+
+
 is_autocast_enabled = _asking(
     "_is_any_autocast_enabled", lambda: torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
 )
@@ -31,6 +39,7 @@ _C.use_framework(
     torch.is_grad_enabled,
     is_autocast_enabled,
     [is_functorch_active, _asking("_len_torch_dispatch_stack", lambda: False)],
+    vars(forward_ad),
 )
 
 LIBRARY = torch.library.Library("lamina", "DEF")  # ops live as long as this object
