@@ -195,6 +195,16 @@ def test_short_and_channels_last_tensors():
     torch.testing.assert_close(y.float(), torch.nn.functional.conv2d(x.float(), w.float()), rtol=2e-2, atol=5e-2)
 
 
+def test_an_open_tape_of_lamina_asks_for_nothing():
+    """Its taps are what max_pool2d keeps for a backward pass; the op that is registered says that there are none."""
+    import lamina
+
+    x = torch.randn(1, 2, 4, 4)
+    with lamina.Tape():
+        _, taps, *_ = torch.ops.lamina.max_pool2d(x)
+    assert taps.numel() == 0
+
+
 def test_memory_is_flat():
     import lamina
 

@@ -157,6 +157,7 @@ void run_beside_python(const Inputs& in, const Work& work) {
 
 py::object execute(const Op& op, const Inputs& in, const Attrs& attrs, bool keeps_for_backward,
                    Outputs& out) {
+  const PauseRecording pause;  // a tape of Lamina's that is open asks for nothing here
   std::optional<KeepForBackward> keep;
   if (keeps_for_backward) keep.emplace();
   const Placement placement(device_of(op, in));
