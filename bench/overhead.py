@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import timeit
 from collections.abc import Callable
 
 import numpy as np
@@ -14,11 +15,11 @@ from bench.rivals import HAS_TORCH
 from bench.timing import measure
 
 OPS = {  # name -> the call in Lamina, the call in PyTorch
-    "add": (lambda x, w, b: x + w, lambda torch, x, w, b: x + w),
-    "relu": (lambda x, w, b: F.relu(x), lambda torch, x, w, b: torch.relu(x)),
-    "matmul": (lambda x, w, b: x @ w, lambda torch, x, w, b: x @ w),
-    "linear": (F.linear, lambda torch, x, w, b: torch.nn.functional.linear(x, w, b)),
-    "softmax": (lambda x, w, b: F.softmax(x, dim=-1), lambda torch, x, w, b: torch.softmax(x, -1)),
+    "add": ("x + w", "x + w"),
+    "relu": ("F.relu(x)", "torch.relu(x)"),
+    "matmul": ("x @ w", "x @ w"),
+    "linear": ("F.linear(x, w, b)", "torch.nn.functional.linear(x, w, b)"),
+    "softmax": ("F.softmax(x, dim=-1)", "torch.softmax(x, -1)"),
 }
 MODES = ("plain", "recorded on a tape", "with backward")
 CALLS = 100  # in one tape: opening it is the cost of a step, not of an op
@@ -39,41 +40,44 @@ def run(threads: int, options: argparse.Namespace, out: Report) -> None:
             out.row(Row.of("overhead", f"{op}, {mode}", threads, timings.pop("lamina"), timings))
 
 
-def lamina_call(function: Callable, mode: str, operands: list[np.ndarray]) -> Callable[[int], object]:
+def lamina_call(expression: str, mode: str, operands: list[np.ndarray]) -> Callable[[int], object]:
     x, w, b = (lamina.from_numpy(a.copy()) for a in operands)
     dy = lamina.from_numpy(np.ones((4, 4), np.float32))
+    names = {"F": F, "x": x, "w": w, "b": b}
+    loop, function = timeit.Timer(expression, globals=names), eval(f"lambda: {expression}", names)
 
     def plain(i: int) -> None:
-        for _ in range(CALLS):
-            function(x, w, b)
+        loop.timeit(CALLS)
 
     def taped(i: int) -> None:
         with lamina.Tape() as tape:
             tape.watch(x)
-            for _ in range(CALLS):
-                function(x, w, b)
+            loop.timeit(CALLS)
 
     def backward(i: int) -> None:
         for _ in range(CALLS):
             with lamina.Tape() as tape:
                 tape.watch(x)
-                y = function(x, w, b)
+                y = function()
             tape.gradient(y, [x], dy)
 
     return {"plain": plain, "recorded on a tape": taped, "with backward": backward}[mode]
 
 
-def torch_call(function: Callable, mode: str, operands: list[np.ndarray]) -> Callable[[int], object]:
+def torch_call(expression: str, mode: str, operands: list[np.ndarray]) -> Callable[[int], object]:
     import torch
 
     x, w, b = (torch.from_numpy(a.copy()) for a in operands)
     dy = torch.ones(4, 4)
     x.requires_grad_(mode != "plain")
+    names = {"torch": torch, "x": x, "w": w, "b": b}
+    loop, function = timeit.Timer(expression, globals=names), eval(f"lambda: {expression}", names)
 
-    def call(i: int) -> None:
+    def forward(i: int) -> None:
+        loop.timeit(CALLS)
+
+    def backward(i: int) -> None:
         for _ in range(CALLS):
-            y = function(torch, x, w, b)
-            if mode == "with backward":
-                torch.autograd.grad(y, x, dy)
+            torch.autograd.grad(function(), x, dy)
 
-    return call
+    return backward if mode == "with backward" else forward
