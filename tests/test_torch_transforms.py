@@ -298,9 +298,11 @@ def test_registered_ops_pass_pytorch_s_quick_checks(case, sample, dtype):
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "sample", "dtype"), first_samples())
 def test_every_registered_op_passes_pytorch_s_checks(case, sample, dtype):
-    # What an LSTM reserves for its backward pass is not written as a whole, and these checks compare all outputs.
-    checks = QUICK_CHECKS if case.op.startswith("lstm") else (*QUICK_CHECKS, "test_aot_dispatch_dynamic")
     for op, args in calls_of(case, sample, dtype):
+        # The last check compares all outputs, and NaN (the variance of one number) with itself as unequal. What an LSTM
+        # reserves for its backward pass is not written as a whole.
+        is_comparable = not case.op.startswith("lstm") and not any(y.isnan().any() for y in as_tuple(op(*args)))
+        checks = (*QUICK_CHECKS, *["test_aot_dispatch_dynamic"] * is_comparable)
         for change in (*CHANGES.values(), requiring_grad):
             changed = with_tensors(args, lambda x, change=change: change(x) if x.is_floating_point() else x)
             torch.library.opcheck(op, changed, test_utils=checks)
