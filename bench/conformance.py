@@ -20,13 +20,18 @@ def architecture() -> str:
     return f"sm_{number}a" if int(number) >= 90 else f"sm_{number}"
 
 
+def build(architecture: str, program: Path) -> None:
+    """Compiles bench/conformance.cu and what launches its kernels."""
+    flags = ["-std=c++20", f"-arch={architecture}", "-DLAMINA_DEVICE=cuda", f"-I{ROOT / 'csrc'}"]
+    sources = ["bench/conformance.cu", "csrc/devices/cuda.cpp", "csrc/devices/tensor_map.cpp"]
+    subprocess.run(["nvcc", *flags, *(ROOT / source for source in sources), "-o", program], check=True)
+
+
 def main() -> int:
     GOLDEN.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         program = Path(folder) / "conformance"
-        flags = ["-std=c++20", f"-arch={architecture()}", "-DLAMINA_DEVICE=cuda", f"-I{ROOT / 'csrc'}"]
-        sources = [ROOT / "bench/conformance.cu", ROOT / "csrc/devices/cuda.cpp", ROOT / "csrc/devices/tensor_map.cpp"]
-        subprocess.run(["nvcc", *flags, *sources, "-o", program], check=True)
+        build(architecture(), program)
         done = subprocess.run([program, GOLDEN], stdout=subprocess.PIPE, text=True, check=False)
     (GOLDEN / "conformance.jsonl").write_text(done.stdout)
     print(done.stdout, end="")

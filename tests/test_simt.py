@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+import bench.conformance
+
 ROOT = Path(__file__).resolve().parent.parent
 KERNELS = ["reduction", "sgemm", "mma_gemm", "wgmma_gemm", "cluster_sum", "multicast", "grid_barrier"]
 # schedule, landing of asynchronous operations, seed
@@ -179,3 +181,8 @@ def test_primitives_compile(architecture, tmp_path):
         done = subprocess.run([*command, *assembler, ROOT / source], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert "C75" not in done.stderr
+
+
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
+def test_the_program_for_a_gpu_is_complete(tmp_path):
+    bench.conformance.build("sm_90a", tmp_path / "conformance")
