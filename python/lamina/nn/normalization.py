@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 from lamina import _C, creation
 from lamina import functional as F
 from lamina._C import Tensor
 from lamina.nn.module import Module, Parameter
+
+
+def apply_batch_norm(batch_norm: Callable[..., Any], layer: Any, x: Any) -> Any:
+    """What a batch-norm layer does in its mode, Lamina's or PyTorch's: they have the same attributes.
+
+    Args: batch_norm: ``functional.batch_norm`` for the arrays that the layer works on.
+    """
+    uses_batch = layer.training or layer.running_mean is None
+    updates = layer.training and layer.track_running_stats
+    keeps = updates or not uses_batch
+    return batch_norm(
+        x,
+        layer.running_mean if keeps else None,
+        layer.running_var if keeps else None,
+        layer.weight,
+        layer.bias,
+        layer.num_batches_tracked if updates else None,
+        training=uses_batch,
+        momentum=layer.momentum,
+        eps=layer.eps,
+    )
 
 
 class _BatchNorm(Module):
@@ -56,20 +78,7 @@ class _BatchNorm(Module):
         ndims, shape = self._expected
         if x.ndim not in ndims:
             raise ValueError(f"{type(self).__name__}: x is {x.shape}; expected {shape}")
-        uses_batch = self.training or not self.track_running_stats
-        updates = self.training and self.track_running_stats
-        keeps = updates or not uses_batch
-        return F.batch_norm(
-            x,
-            self.running_mean if keeps else None,
-            self.running_var if keeps else None,
-            self.weight,
-            self.bias,
-            self.num_batches_tracked if updates else None,
-            training=uses_batch,
-            momentum=self.momentum,
-            eps=self.eps,
-        )
+        return apply_batch_norm(F.batch_norm, self, x)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, affine={self.affine}"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from lamina.nn.normalization import apply_batch_norm
 from lamina.torch import functional as F
 
 # Filled below: PyTorch's layer, the layer that takes its place, and the options that it must have: values or types.
@@ -172,20 +173,7 @@ class ConvTranspose2d(torch.nn.ConvTranspose2d):
 class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
         self._check_input_dim(input)
-        uses_batch = self.training or self.running_mean is None
-        updates = self.training and self.track_running_stats
-        keeps = updates or not uses_batch
-        return F.batch_norm(
-            input,
-            self.running_mean if keeps else None,
-            self.running_var if keeps else None,
-            self.weight,
-            self.bias,
-            self.num_batches_tracked if updates else None,
-            training=uses_batch,
-            momentum=self.momentum,
-            eps=self.eps,
-        )
+        return apply_batch_norm(F.batch_norm, self, input)
 
 
 @_counterpart(torch.nn.BatchNorm1d)
