@@ -199,9 +199,8 @@ std::string to_text(const Schema& schema, const Attrs& attrs) {
             out << "None";
           } else if constexpr (std::is_same_v<T, bool>) {
             out << (value ? "True" : "False");
-          } else if constexpr (std::is_same_v<
-                                   T, double>) {  // the shortest text that reads back as the same number
-            char text[32];
+          } else if constexpr (std::is_same_v<T, double>) {
+            char text[32];  // the shortest that reads back as the same number
             out.write(text, std::to_chars(text, text + sizeof text, value).ptr - text);
           } else if constexpr (std::is_same_v<T, std::string>) {
             out << '\'' << value << '\'';

@@ -149,10 +149,10 @@ template <class F>
   __builtin_unreachable();
 }
 
-// Calls f(Type<unsigned integer of the element's size>), for what moves without being computed on.
+// Calls f(Type<unsigned integer of so many bytes>), for what moves without being computed on.
 template <class F>
-[[gnu::always_inline]] inline void dispatch_element(Dtype t, F&& f) {
-  switch (size_of(t)) {
+[[gnu::always_inline]] inline void dispatch_size(int64_t bytes, F&& f) {
+  switch (bytes) {
     case 1:
       return f(Type<uint8_t>{});
     case 2:
@@ -162,6 +162,10 @@ template <class F>
     default:
       return f(Type<uint64_t>{});
   }
+}
+template <class F>
+[[gnu::always_inline]] inline void dispatch_element(Dtype t, F&& f) {
+  dispatch_size(size_of(t), f);
 }
 
 // Scalar conversions, round to nearest even. NaN stays NaN (quiet).

@@ -197,8 +197,8 @@ void set_num_threads(int n) {
 
 TeamRun use_team(TeamRun run) {
 #if defined(__SANITIZE_THREAD__)
-  run =
-      nullptr;  // the sanitizer does not see how threads of a library that it has not built wait for each other
+  // The sanitizer does not see how threads of a library that it has not built wait for each other.
+  run = nullptr;
 #endif
   return state_slot()->team.exchange(run);
 }

@@ -11,8 +11,8 @@ namespace lamina::python {
 struct Framework {
   const dlpack::ExchangeApi* api = nullptr;
   pybind11::handle tensor_type;
-  PyTypeObject* plain_types[2] =
-      {};  // tensors that are memory and nothing else: no subclass with ways of its own
+  // Tensors that are memory and nothing else: no subclass with ways of its own.
+  PyTypeObject* plain_types[2] = {};
   // What to ask with every call, as callables without arguments.
   pybind11::handle is_grad_enabled, is_autocast_enabled;
   std::vector<pybind11::handle> are_transforms_active;

@@ -1,7 +1,6 @@
 // Functions of two and three operands: a line each in the tables below. `where` and its derivatives move elements
 // without computing on them, so they have kernels by element size.
 #include "kernels/elementwise/elementwise.cuh"
-#include "kernels/layout/unit.cuh"
 
 namespace lamina::LAMINA_DEVICE {
 namespace {

@@ -11,18 +11,8 @@ inline constexpr int64_t widest_unit = 16;  // bytes
 // Calls f(Type of a unit of so many bytes).
 template <class F>
 void dispatch_unit(int64_t bytes, F f) {
-  switch (bytes) {
-    case 1:
-      return f(Type<uint8_t>{});
-    case 2:
-      return f(Type<uint16_t>{});
-    case 4:
-      return f(Type<uint32_t>{});
-    case 8:
-      return f(Type<uint64_t>{});
-    case widest_unit:
-      return f(Type<prim::Pack<uint64_t, 2>>{});
-  }
+  if (bytes == widest_unit) return f(Type<prim::Pack<uint64_t, 2>>{});
+  dispatch_size(bytes, f);
 }
 
 }  // namespace lamina::LAMINA_DEVICE
