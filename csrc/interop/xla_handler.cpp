@@ -8,7 +8,10 @@
 // with operands in the order of the schema: `_` is the next buffer, `int64` the next buffer, widened (JAX has int32 only,
 // unless asked), `-` none, and `float32[8,8]` an operand of which the vjp reads no values. The results of run and keep
 // are the op's outputs, then the new values of the operands that it writes; those of vjp are the gradients of the inputs
-// that have a 1. The text holds all that there is to know, so compiled programs may be stored.
+// have a 1. The text holds all that there is to know, so compiled programs may be stored.
+//
+// A call is executed again and again on buffers of the same shapes. On the CPU it is traced the first time, and where
+// its kernels are all that there is to it, those alone run from then on.
 #include "interop/xla_ffi.h"
 
 #include <charconv>
@@ -34,12 +37,24 @@ struct Operand {
 using Operands = std::vector<Operand>;
 using Arrays = SmallVector<Array, 8>;
 
+struct BufferType {
+  DataType dtype;
+  SmallVector<int64_t, 4> dims;
+
+  bool is_of(const Buffer& b) const {
+    return b.dtype == dtype && std::equal(b.dims, b.dims + b.rank, dims.begin(), dims.end());
+  }
+};
+
 struct Call {
   const Op* op = nullptr;
   Attrs attrs;
   bool is_vjp = false, keeps = false;
   Operands in, out, dy;        // out and dy: of a vjp
   std::vector<int64_t> slots;  // of a vjp: -1 where an input needs no gradient
+
+  std::vector<BufferType> traced_for;  // its buffers at the first execution
+  Ref<Program> program;                // on those; null where there is more to do
 };
 
 // The part of `rest` before the next separator, which is taken away with it.
@@ -96,7 +111,7 @@ Call parse_call(std::string_view text) {
 
 // Read once for each place in a program, which XLA gives the same text each time; it may reuse the memory of the text of
 // a program that is gone.
-const Call& call_of(const CallFrame& frame) {
+Call& call_of(const CallFrame& frame) {
   thread_local std::unordered_map<const char*, std::pair<std::string, Call>> calls;
   check(frame.attributes.size == 1 && frame.attributes.types[0] == AttrType::string, "xla", "a call has ",
         frame.attributes.size, " attributes; expected one string");
@@ -134,16 +149,20 @@ Dtype dtype_of(DataType t) {
   fail<TypeError>("xla", "a buffer has dtype number ", int(t), "; expected a dtype that Lamina has");
 }
 
-// The buffers of a call, one after the other. XLA keeps them alive until the call's work is done.
+// The buffers of a call, one after the other. XLA keeps them alive until the call's work is done. While a program is
+// traced, addresses stand for them: those of its operands from `first_operand` on.
 class Reader {
  public:
-  Reader(const Buffers& buffers, Device device) : buffers_(buffers), device_(device) {}
+  Reader(const Buffers& buffers, Device device, std::optional<int64_t> first_operand = {})
+      : buffers_(buffers), device_(device), first_operand_(first_operand) {}
 
   Array next() {
     check(next_ < buffers_.size, "xla", "a call has ", buffers_.size, " buffers; expected more");
-    const Buffer& b = *buffers_.buffers[next_++];
+    const Buffer& b = *buffers_.buffers[next_];
     check(b.rank <= max_ndim, "xla", "a buffer has ", b.rank, " axes; expected at most ", max_ndim);
-    View v{.data = b.data, .dtype = dtype_of(b.dtype), .ndim = int(b.rank)};
+    void* const data = first_operand_ ? Program::operand(size_t(*first_operand_ + next_)) : b.data;
+    ++next_;
+    View v{.data = data, .dtype = dtype_of(b.dtype), .ndim = int(b.rank)};
     int64_t stride = 1;
     for (int i = v.ndim - 1; i >= 0; --i) {
       v.shape[i] = b.dims[i];
@@ -176,6 +195,7 @@ class Reader {
  private:
   const Buffers& buffers_;
   Device device_;
+  std::optional<int64_t> first_operand_;
   int64_t next_ = 0;
 };
 
@@ -243,6 +263,39 @@ void compute_gradients(const Call& call, Reader& arguments, Reader& results) {
   }
 }
 
+void compute(const Call& call, Reader arguments, Reader results) {
+  const PauseRecording pause;  // a tape of Lamina's that is open asks for nothing here
+  call.is_vjp ? compute_gradients(call, arguments, results) : compute_outputs(call, arguments, results);
+}
+
+using CallBuffers = SmallVector<const Buffer*, 8>;  // the arguments, then the results
+
+CallBuffers buffers_of(const CallFrame& frame) {
+  CallBuffers buffers;
+  for (const Buffers* some : {&frame.arguments, &frame.results})
+    for (int64_t i = 0; i < some->size; ++i) buffers.push_back(some->buffers[i]);
+  return buffers;
+}
+
+// Whether a program was traced for buffers of these types.
+bool is_traced_for(const Call& call, const CallBuffers& buffers) {
+  return std::equal(call.traced_for.begin(), call.traced_for.end(), buffers.begin(), buffers.end(),
+                    [](const BufferType& type, const Buffer* b) { return type.is_of(*b); });
+}
+
+void trace(Call& call, const CallFrame& frame, const CallBuffers& buffers) {
+  call.program = {};
+  if (buffers.size() <= Program::max_operands) {
+    const auto submit = [&] {
+      compute(call, Reader(frame.arguments, {}, 0), Reader(frame.results, {}, frame.arguments.size));
+    };
+    const Ref<Program> program = Stream::trace(submit);
+    if (program->is_complete()) call.program = program;
+  }
+  call.traced_for.clear();
+  for (const Buffer* b : buffers) call.traced_for.push_back({b->dtype, {b->dims, b->dims + b->rank}});
+}
+
 // Work of this thread goes to XLA's stream while this lives.
 class OnStreamOf {
  public:
@@ -282,15 +335,21 @@ class WithSubnormals {
 
 void execute(const CallFrame& frame, DeviceType type) {
   check<StateError>(!Stream::is_recording(), "record", "JAX's work cannot be part of a recorded program");
+  Call& call = call_of(frame);
   const Device device = type == DeviceType::cpu ? Device{} : device_of(frame, type);
   const DeviceScope scope(device);
-  std::optional<OnStreamOf> stream;
-  if (!device.is_cpu()) stream.emplace(frame, device);
-  [[maybe_unused]] const WithSubnormals with_subnormals;
-  const PauseRecording pause;  // a tape of Lamina's that is open asks for nothing here
-  const Call& call = call_of(frame);
-  Reader arguments(frame.arguments, device), results(frame.results, device);
-  call.is_vjp ? compute_gradients(call, arguments, results) : compute_outputs(call, arguments, results);
+  if (device.is_cpu()) {
+    [[maybe_unused]] const WithSubnormals with_subnormals;
+    const CallBuffers buffers = buffers_of(frame);
+    if (!is_traced_for(call, buffers)) trace(call, frame, buffers);
+    if (!call.program) return compute(call, {frame.arguments, device}, {frame.results, device});
+    SmallVector<void*, 8> addresses;
+    for (const Buffer* b : buffers) addresses.push_back(b->data);
+    call.program->run_on(addresses);
+  } else {
+    const OnStreamOf stream(frame, device);
+    compute(call, {frame.arguments, device}, {frame.results, device});
+  }
 }
 
 Error* error_of(const CallFrame& frame, const char* message, ErrorCode code) {

@@ -16,7 +16,7 @@ void check_index(std::string_view op, const Array& index, int64_t n) {
   check<TypeError>(v.dtype == Dtype::int64 || v.dtype == Dtype::int32, op, "index is ", v.dtype,
                    "; expected int64 or int32");
   check(n > 0 || v.size() == 0, op, "index is ", v, ", into an axis of extent 0; expected no index");
-  if (Stream::is_recording() || !index.device().is_cpu() || !v.data) return;
+  if (!index.device().is_cpu() || !v.data || !Stream::can_check_values()) return;
   const auto scan = [&](const auto* data) {
     const int64_t size = v.size();
     const bool is_contiguous = v.is_contiguous();

@@ -68,7 +68,7 @@ void check_class_loss(const Array& x, const Array& target, const Array& weight, 
                    target.dtype(), "; expected int64 or int32");
   check(target.shape() == without_classes(x), op, "target is ", target.view(), " but x is ", x.view(),
         "; expected ", without_classes(x));
-  if (Stream::is_recording() || !target.device().is_cpu() || !target.view().data) return;
+  if (!target.device().is_cpu() || !target.view().data || !Stream::can_check_values()) return;
   const int64_t ignore_index = attrs.integer("ignore_index");
   if (target.dtype() == Dtype::int64)
     check_labels<int64_t>(target, C, ignore_index, op);

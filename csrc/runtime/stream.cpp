@@ -52,6 +52,27 @@ void Program::run() const {
   device_library(stream.device().type).launch_graph(graph_, stream.handle());
 }
 
+// The bits of a signalling NaN, which no number among the arguments has, neither floating nor integer; then eight of the
+// operand's number and forty of an offset in it.
+constexpr uint64_t operand_bits = uint64_t{0x7ff4} << 48;
+
+void* Program::operand(size_t i) { return reinterpret_cast<void*>(operand_bits | uint64_t(i) << 40); }
+
+void Program::find_operands() {
+  for (size_t c = 0; c < chunks_.size(); ++c) {
+    const int64_t used = c + 1 < chunks_.size() ? chunks_[c].size : chunk_used_;
+    auto* const words = reinterpret_cast<uint64_t*>(chunks_[c].bytes.get());
+    for (uint64_t* word = words; word < words + used / 8; ++word)
+      if (*word >> 48 == operand_bits >> 48)
+        places_.push_back({word, *word >> 40 & 0xff, *word & ((uint64_t{1} << 40) - 1)});
+  }
+}
+
+void Program::run_on(std::span<void* const> operands) {
+  for (const Place& p : places_) *p.address = reinterpret_cast<uint64_t>(operands[p.operand]) + p.offset;
+  run_commands();
+}
+
 void Program::run_commands() const {
   const DeviceScope scope(Device{});
   for (const Command& command : commands_) {
@@ -84,14 +105,15 @@ void Program::lower() {
 }
 
 void* Program::keep(const void* bytes, int64_t size) {
-  constexpr int64_t alignment = 16, default_chunk = 64 * 1024;
+  constexpr int64_t alignment = 16, first_chunk = 1024, largest_chunk = 64 * 1024;
   const int64_t padded = (size + alignment - 1) / alignment * alignment;
-  if (chunk_used_ + padded > chunk_size_) {
-    chunk_size_ = std::max(padded, default_chunk);
+  const int64_t last = chunks_.empty() ? 0 : chunks_.back().size;
+  if (chunk_used_ + padded > last) {
+    const int64_t next = std::max(padded, std::clamp(2 * last, first_chunk, largest_chunk));
+    chunks_.push_back({std::make_unique<std::byte[]>(size_t(next)), next});
     chunk_used_ = 0;
-    chunks_.push_back(std::make_unique<std::byte[]>(size_t(chunk_size_)));
   }
-  void* copy = chunks_.back().get() + chunk_used_;
+  void* copy = chunks_.back().bytes.get() + chunk_used_;
   chunk_used_ += padded;
   if (size) std::memcpy(copy, bytes, size_t(size));
   return copy;
@@ -129,7 +151,13 @@ void Stream::begin_recording(Ref<Program> program) {
 
 void Stream::end_recording() {
   const Ref<Program> program = std::move(this_thread().recording);
-  if (program) program->lower();
+  if (program) program->is_traced_ ? program->find_operands() : program->lower();
+}
+
+bool Stream::can_check_values() {
+  if (!program()) return true;
+  program()->has_unchecked_values_ = true;
+  return false;
 }
 
 void* Stream::handle() const { return foreign_ ? foreign_ : own_handle(device_); }

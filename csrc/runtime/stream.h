@@ -4,11 +4,15 @@
 // also appended to it: a kernel, a copy of its arguments and nothing else, so replay needs neither Python nor shapes.
 // Every address in the arguments stays valid because the recording thread allocates from the program's own arenas.
 //
+// A traced program is made without memory: addresses that stand for the operands are in the arguments of its kernels,
+// which are kept and not run; each run puts the operands of that call in their place.
+//
 // On a GPU, a kernel is a host function that launches grids on the stream; a recorded list of them is run once more
 // under stream capture, and replay is one launch of the resulting graph.
 #pragma once
 
 #include <memory>
+#include <span>
 #include <type_traits>
 #include <vector>
 
@@ -22,6 +26,14 @@ class Program : public RefCounted {
  public:
   ~Program() override;
   void run() const;  // replays all commands in order
+
+  static constexpr size_t max_operands = 256;
+  static void* operand(size_t i);  // the address that stands for the i-th operand of a traced program
+  void run_on(std::span<void* const> operands);
+  // True iff a traced program is all that there is to a call: it needs no memory besides its operands, and no check of
+  // their values was left out.
+  bool is_complete() const { return memory_bytes() == 0 && !has_unchecked_values_; }
+
   size_t size() const { return commands_.size(); }
   int64_t memory_bytes() const;  // held by its arenas at their peak
 
@@ -34,17 +46,29 @@ class Program : public RefCounted {
     const void* args;
     Device device;
   };
+  struct Place {  // of an operand's address among the arguments
+    uint64_t* address;
+    size_t operand;
+    uint64_t offset;  // bytes
+  };
+  struct Chunk {
+    std::unique_ptr<std::byte[]> bytes;
+    int64_t size;
+  };
   void* keep(const void* bytes, int64_t size);  // a copy that lives as long as the program
   Arena& arena(Device device);
   void run_commands() const;
+  void find_operands();
   void lower();  // to a graph, where all commands are of one device that has graphs
 
   std::vector<Ref<Arena>> arenas_;  // one per device
   std::vector<Command> commands_;
-  std::vector<std::unique_ptr<std::byte[]>> chunks_;
+  std::vector<Chunk> chunks_;
   std::vector<Ref<RefCounted>> retained_;
-  int64_t chunk_used_ = 0, chunk_size_ = 0;
+  std::vector<Place> places_;
+  int64_t chunk_used_ = 0;
   void* graph_ = nullptr;
+  bool is_traced_ = false, has_unchecked_values_ = false;
 };
 
 class Stream {
@@ -60,10 +84,12 @@ class Stream {
     void (*const function)(const Args&) = table ? table->*kernel : nullptr;
     if (!function) [[unlikely]]
       no_kernel();
-    if (!device_.is_cpu()) enter();
-    function(args);
-    if (!uploads_.empty()) uploads_.clear();
     Program* const recording = program();
+    if (!recording || !recording->is_traced_) {
+      if (!device_.is_cpu()) enter();
+      function(args);
+      if (!uploads_.empty()) uploads_.clear();
+    }
     if (!recording) return;
     recording->commands_.push_back(
         {[](void (*k)(), const void* a) {
@@ -95,8 +121,25 @@ class Stream {
   void enter();  // makes it the target of this thread's launches
 
   static bool is_recording() { return program() != nullptr; }
+  // Whether values may be looked at now, to refuse wrong ones. A program that is being recorded reads them later.
+  static bool can_check_values();
   static void begin_recording(Ref<Program> program);
   static void end_recording();
+  // What `submit` submits, traced.
+  template <class Submit>
+  static Ref<Program> trace(const Submit& submit) {
+    auto program = make_ref<Program>();
+    program->is_traced_ = true;
+    begin_recording(program);
+    try {
+      submit();
+    } catch (...) {
+      end_recording();
+      throw;
+    }
+    end_recording();
+    return program;
+  }
   static Program* program();  // that this thread records; null: none
 
  private:
