@@ -83,26 +83,26 @@ def assert_equal(got, want, where):
 
 @pytest.mark.parametrize(("case", "sample", "dtype"), VALUES)
 def test_an_op_gives_what_it_gives_on_own_tensors(case, sample, dtype):
-    inputs = materialise(case, sample, dtype)
-    want = call(case, row_major(materialise(case, sample, dtype)), sample.attrs)
+    inputs = row_major(materialise(case, sample, dtype))
+    others = place(inputs, (np.asarray(np.flip(x)) for x in flat(inputs)))
+    wants = [call(case, row_major(operands), sample.attrs) for operands in (inputs, others)]
 
     def function(operands):
         remaining = iter(operands)
         return as_tuple(getattr(F, case.op)(*place(inputs, remaining), **sample.attrs))
 
     with types_for(dtype, inputs):
-        operands = [jnp.asarray(x) for x in flat(inputs)]
-        assert_equal(function(operands), want, label(case, sample, dtype))
-        twice = [jnp.stack([x, x]) for x in operands]
+        assert_equal(function([jnp.asarray(x) for x in flat(inputs)]), wants[0], label(case, sample, dtype))
+        both = [jnp.stack(pair) for pair in zip(flat(inputs), flat(others), strict=True)]
 
         @jax.jit
-        def transformed(twice):
-            _, scanned = jax.lax.scan(lambda carry, xs: (carry, function(xs)), 0, twice, length=2)
-            return scanned, jax.vmap(function, axis_size=2)(twice)
+        def transformed(both):
+            _, scanned = jax.lax.scan(lambda carry, xs: (carry, function(xs)), 0, both, length=2)
+            return scanned, jax.vmap(function, axis_size=2)(both)
 
-        scanned, mapped = transformed(twice)
+        scanned, mapped = transformed(both)
         for how, results in (("scan", scanned), ("vmap", mapped)):
-            for row in range(2):
+            for row, want in enumerate(wants):
                 assert_equal([y[row] for y in results], want, f"{label(case, sample, dtype)}, {how}")
 
 
@@ -193,6 +193,22 @@ def test_errors_while_a_program_runs_are_exceptions(text, message):
     with pytest.raises(Exception, match=message):
         jax.block_until_ready(jax.ffi.ffi_call("lamina", jax.ShapeDtypeStruct(x.shape, x.dtype))(x, call=text))
     np.testing.assert_array_equal(F.relu(x), x)  # and the next call is well
+
+
+def test_values_are_checked_at_each_call():
+    select = jax.jit(F.index_select)
+    x = jnp.arange(4.0)
+    np.testing.assert_array_equal(select(x, jnp.array([3, 0])), [3, 0])
+    with pytest.raises(Exception, match="index has 9; expected 0 to 3"):
+        jax.block_until_ready(select(x, jnp.array([1, 9])))
+    np.testing.assert_array_equal(select(x, jnp.array([1, 2])), [1, 2])
+
+
+def test_operands_may_be_one_array_in_one_call_and_not_in_the_next(operands):
+    x, y = operands[0], operands[0] + 1
+    multiply = jax.jit(F.mul)
+    for a, b in ((x, x), (x, y), (y, x), (y, y)):
+        np.testing.assert_array_equal(multiply(a, b), a * b)
 
 
 def test_what_has_no_derivative_says_so():

@@ -156,6 +156,8 @@ class Reader {
   Reader(const Buffers& buffers, Device device, std::optional<int64_t> first_operand = {})
       : buffers_(buffers), device_(device), first_operand_(first_operand) {}
 
+  Device device() const { return device_; }
+
   Array next() {
     check(next_ < buffers_.size, "xla", "a call has ", buffers_.size, " buffers; expected more");
     const Buffer& b = *buffers_.buffers[next_];
@@ -264,6 +266,7 @@ void compute_gradients(const Call& call, Reader& arguments, Reader& results) {
 }
 
 void compute(const Call& call, Reader arguments, Reader results) {
+  const DeviceScope scope(arguments.device());
   const PauseRecording pause;  // a tape of Lamina's that is open asks for nothing here
   call.is_vjp ? compute_gradients(call, arguments, results) : compute_outputs(call, arguments, results);
 }
@@ -336,17 +339,16 @@ class WithSubnormals {
 void execute(const CallFrame& frame, DeviceType type) {
   check<StateError>(!Stream::is_recording(), "record", "JAX's work cannot be part of a recorded program");
   Call& call = call_of(frame);
-  const Device device = type == DeviceType::cpu ? Device{} : device_of(frame, type);
-  const DeviceScope scope(device);
-  if (device.is_cpu()) {
+  if (type == DeviceType::cpu) {
     [[maybe_unused]] const WithSubnormals with_subnormals;
     const CallBuffers buffers = buffers_of(frame);
     if (!is_traced_for(call, buffers)) trace(call, frame, buffers);
-    if (!call.program) return compute(call, {frame.arguments, device}, {frame.results, device});
+    if (!call.program) return compute(call, {frame.arguments, {}}, {frame.results, {}});
     SmallVector<void*, 8> addresses;
     for (const Buffer* b : buffers) addresses.push_back(b->data);
     call.program->run_on(addresses);
   } else {
+    const Device device = device_of(frame, type);
     const OnStreamOf stream(frame, device);
     compute(call, {frame.arguments, device}, {frame.results, device});
   }

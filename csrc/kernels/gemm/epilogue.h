@@ -34,20 +34,18 @@ struct Epilogue {
   using S = Compute<T>;
   S alpha, beta;
   Activation activation;
-  Matrix<const T> c, bias, residual;  // data null where absent
-  Matrix<T> y, pre;
+  Matrix<T> c, bias, residual, y, pre;  // data null where absent
 
-  // True iff y = sums.
-  LAMINA_INLINE bool is_plain() const {
-    return alpha == S(1) && !c.data && !bias.data && !residual.data && !pre.data &&
-           activation == Activation::none;
+  // True iff y = sums, but for c.
+  LAMINA_INLINE bool is_plain_beside_c() const {
+    return alpha == S(1) && !bias.data && !residual.data && !pre.data && activation == Activation::none;
   }
+  // True iff y = sums.
+  LAMINA_INLINE bool is_plain() const { return !c.data && is_plain_beside_c(); }
   // True iff y += sums, in place.
   LAMINA_INLINE bool adds_to_y() const {
-    Epilogue rest = *this;
-    rest.c.data = nullptr;
     return c.data == y.data && c.row_stride == y.row_stride && c.column_stride == y.column_stride &&
-           beta == S(1) && rest.is_plain() && holds_vectors();
+           beta == S(1) && is_plain_beside_c() && holds_vectors();
   }
   // True iff unfinished sums may lie in y: it has their type and vector order, and no operand is read from it
   // later.
@@ -67,8 +65,8 @@ template <class T>
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < cols; j += N) {
       const int n = int(smaller(N, cols - j));
-      const auto operand = [&](const Matrix<const T>& m) {
-        const Matrix<const T> at = m.at(i0 + i, j0 + j);
+      const auto operand = [&](const Matrix<T>& m) {
+        const Matrix<T> at = m.at(i0 + i, j0 + j);
         return fetch<T>(at.data, at.column_stride, n);
       };
       const auto write = [&](const Matrix<T>& m, Vec<S> v) {

@@ -26,7 +26,7 @@ constexpr int64_t amx_work = 32 * 32 * 64;
 // A chunk is worth handing to another thread from about 5 us.
 constexpr double chunk_cycles = 16000;
 
-GemmTile choose_tile(const GemmProblem& p) {
+LAMINA_INLINE GemmTile choose_tile(const GemmProblem& p) {
   const int64_t M = p.M, N = p.N, K = p.K;
   const int64_t lanes = int64_t(sizeof(Vec<float>)) / p.compute_size;
   const bool b_has_rows = p.b_column_stride == 1, b_has_columns = p.b_row_stride == 1;
@@ -59,11 +59,15 @@ GemmTile choose_tile(const GemmProblem& p) {
 
   // Equal blocks, so that none is a sliver.
   const auto equal = [](int64_t n, int64_t block, int64_t step) {
-    return larger(1, ceil_div(ceil_div(n, larger(1, ceil_div(n, block))), step) * step);
+    return larger(1, round_up(n <= block ? n : ceil_div(n, ceil_div(n, block)), step));
   };
   t.kc = equal(K, t.kc, is_amx ? amx_depth : 8);
-  t.mc = equal(M, larger(rows, block_a_bytes / (t.kc * p.compute_size)), rows);
-  t.nc = equal(N, larger(columns, block_b_bytes / (t.kc * p.compute_size)), columns);
+  const auto fitting = [&](int64_t n, int64_t bytes, int64_t step) {
+    const int64_t each = t.kc * p.compute_size;
+    return equal(n, n * each <= bytes ? n : larger(step, bytes / each), step);
+  };
+  t.mc = fitting(M, block_a_bytes, rows);
+  t.nc = fitting(N, block_b_bytes, columns);
   // Columns of A would touch a line for each element.
   const bool a_reads_well = p.a_column_stride == 1 && !crowds_sets(p.a_row_stride);
   t.copy_a = p.element_size != p.compute_size ||
@@ -82,7 +86,7 @@ GemmTile choose_tile(const GemmProblem& p) {
   // twice: each column of chunks packs A anew, each row of chunks packs B anew.
   const int64_t wanted =
       p.threads == 1 ? 1 : larger(1, smaller(4 * p.threads, int64_t(time * double(p.batch) / chunk_cycles)));
-  t.chunk_batch = ceil_div(p.batch, wanted);
+  t.chunk_batch = wanted == 1 ? p.batch : ceil_div(p.batch, wanted);
   t.chunk_m = larger(M, 1);
   t.chunk_n = larger(N, 1);
   if (p.batch < wanted) {
@@ -110,7 +114,7 @@ GemmTile choose_tile(const GemmProblem& p) {
 template <class T>
 struct Product {
   int64_t M, N, K;
-  Matrix<const T> a, b;
+  Matrix<T> a, b;
   Epilogue<T> epilogue;
 };
 
@@ -137,7 +141,7 @@ struct ChunkSink {
 
 // A as the path reads it: copied, or where it lies.
 template <class T>
-Bands<Compute<T>> bands(const GemmTile& t, Matrix<const T> a, int64_t M, int64_t K) {
+LAMINA_INLINE Bands<Compute<T>> bands(const GemmTile& t, Matrix<const T> a, int64_t M, int64_t K) {
   using S = Compute<T>;
   if constexpr (sizeof(T) == sizeof(S))
     if (!t.copy_a) return bands_of(a);
@@ -151,8 +155,8 @@ void run_chunk(const Product<T>& p, const GemmTile& t, int64_t m0, int64_t m1, i
   using S = Compute<T>;
   if constexpr (dtype_of<T> == Dtype::bfloat16)
     if (t.path == GemmPath::amx)
-      return multiply_amx(m1 - m0, n1 - n0, p.K, p.a.at(m0, 0), p.b.at(0, n0), t.kc, t.nc, p.epilogue, m0,
-                          n0);
+      return multiply_amx(m1 - m0, n1 - n0, p.K, p.a.at(m0, 0).readonly(), p.b.at(0, n0).readonly(), t.kc,
+                          t.nc, p.epilogue, m0, n0);
   const bool adds_to_y = p.epilogue.adds_to_y(), sums_in_y = p.epilogue.holds_sums();
   const bool is_stored = sums_in_y && (adds_to_y || p.epilogue.is_plain());
   const bool is_tile =
@@ -179,17 +183,17 @@ void run_chunk(const Product<T>& p, const GemmTile& t, int64_t m0, int64_t m1, i
       const int64_t K = smaller(t.kc, p.K - pc);
       const bool is_sum = pc > 0 || adds_to_y;
       sink.is_last = pc + K >= p.K;
-      const Matrix<const T> b = p.b.at(pc, jc);
+      const Matrix<const T> b = p.b.at(pc, jc).readonly();
       if (t.path == GemmPath::packed) {
         S* panels = scratch<S>(Scratch::pack_b, packed_b_size<S>(K, N));
         pack_b(b, K, N, panels);
         for (int64_t i = 0; i < M; i += t.mc) {
           const int64_t rows = smaller(t.mc, M - i);
-          multiply_block<S>(rows, N, K, bands(t, p.a.at(m0 + i, pc), rows, K), panels, K * tile_columns<S>,
-                            tile_columns<S>, is_sum, sink.shifted(i, 0));
+          multiply_block<S>(rows, N, K, bands(t, p.a.at(m0 + i, pc).readonly(), rows, K), panels,
+                            K * tile_columns<S>, tile_columns<S>, is_sum, sink.shifted(i, 0));
         }
       } else {
-        const Bands<S> a = bands(t, p.a.at(m0, pc), M, K);
+        const Bands<S> a = bands(t, p.a.at(m0, pc).readonly(), M, K);
         if (t.path == GemmPath::dots) {
           dot_products(M, N, K, a, b, sink.base, sink.ld, is_sum);
         } else if (t.path == GemmPath::rows) {
@@ -212,79 +216,86 @@ void run_chunk(const Product<T>& p, const GemmTile& t, int64_t m0, int64_t m1, i
   }
 }
 
-enum { op_a, op_b, op_c, op_bias, op_residual, op_y, op_pre, operand_count };
-
 template <class T>
 void gemm_typed(const GemmArgs& args) {
   using S = Compute<T>;
-  const View* views[operand_count] = {&args.a,        &args.b, &args.c,  &args.bias,
-                                      &args.residual, &args.y, &args.pre};
-  const View& y = args.y;
+  const View &y = args.y, *a = &args.a, *b = &args.b;
   int axes = y.ndim - 2;
-  int64_t M = y.shape[axes], N = y.shape[axes + 1];
-  const int64_t K = args.a.shape[axes + 1];
-  Matrix<T> matrices[operand_count] = {};
-  for (int i = 0; i < operand_count; ++i)
-    if (*views[i]) matrices[i] = {views[i]->as<T>(), views[i]->strides[axes], views[i]->strides[axes + 1]};
+  const auto matrix = [axes](const View& v) {
+    return v ? Matrix<T>{v.as<T>(), v.strides[axes], v.strides[axes + 1]} : Matrix<T>{};
+  };
+  Product<T> p{y.shape[axes],
+               y.shape[axes + 1],
+               a->shape[axes + 1],
+               matrix(*a),
+               matrix(*b),
+               {S(args.alpha), S(args.beta), args.activation, matrix(args.c), matrix(args.bias),
+                matrix(args.residual), matrix(y), matrix(args.pre)}};
+  const auto for_operands = [&](Product<T>& of, const auto& f) {
+    f(*a, of.a);
+    f(*b, of.b);
+    f(args.c, of.epilogue.c);
+    f(args.bias, of.epilogue.bias);
+    f(args.residual, of.epilogue.residual);
+    f(y, of.epilogue.y);
+    f(args.pre, of.epilogue.pre);
+  };
 
   // Innermost batch axes join the rows where B is the same for all of them and the other operands go on in
   // step.
   const auto joins = [&](int axis) {
-    if (args.b.strides[axis] != 0) return false;
-    for (int i = 0; i < operand_count; ++i)
-      if (i != op_b && *views[i] && M != 1 && views[i]->strides[axis] != M * matrices[i].row_stride)
-        return false;
-    return true;
+    bool is_in_step = b->strides[axis] == 0;
+    for_operands(p, [&](const View& v, const Matrix<T>& m) {
+      if (&m != &p.b && m.data && p.M != 1 && v.strides[axis] != p.M * m.row_stride) is_in_step = false;
+    });
+    return is_in_step;
   };
   for (; axes > 0 && (y.shape[axes - 1] == 1 || joins(axes - 1)); --axes) {
     if (y.shape[axes - 1] == 1) continue;
-    for (int i = 0; i < operand_count; ++i)
-      if (i != op_b && M == 1) matrices[i].row_stride = views[i]->strides[axes - 1];
-    M *= y.shape[axes - 1];
+    if (p.M == 1)
+      for_operands(p, [&](const View& v, Matrix<T>& m) {
+        if (&m != &p.b && m.data) m.row_stride = v.strides[axes - 1];
+      });
+    p.M *= y.shape[axes - 1];
   }
   int64_t batch = 1;
   for (int i = 0; i < axes; ++i) batch *= y.shape[i];
-  if (batch * M * N == 0) return;
+  if (batch * p.M * p.N == 0) return;
 
   // Register tiles store vectors of columns: a column-major y is better computed as its transpose. One
   // column, or so few that most lanes would idle, is better computed as rows.
-  const Matrix<T>& out = matrices[op_y];
-  if (M > 1 &&
-      (N == 1 || (N < Vec<S>::N / 2 && M > 4 * N) || (out.column_stride != 1 && out.row_stride == 1))) {
-    for (Matrix<T>& m : matrices) m = m.transposed();
+  const Matrix<T>& out = p.epilogue.y;
+  if (p.M > 1 && (p.N == 1 || (p.N < Vec<S>::N / 2 && p.M > 4 * p.N) ||
+                  (out.column_stride != 1 && out.row_stride == 1))) {
     const auto exchange = [](auto& x, auto& y) {
       const auto old = x;
       x = y, y = old;
     };
-    exchange(M, N);
-    exchange(matrices[op_a], matrices[op_b]);
-    exchange(views[op_a], views[op_b]);
+    for_operands(p, [&](const View&, Matrix<T>& m) { exchange(m.row_stride, m.column_stride); });
+    exchange(p.M, p.N);
+    exchange(p.a, p.b);
+    exchange(a, b);
   }
 
   const auto product = [&](int64_t index) {
-    Matrix<T> m[operand_count];
-    for (int i = 0; i < operand_count; ++i) m[i] = matrices[i];
+    Product<T> one = p;
     for (int axis = axes - 1; axis >= 0; index /= y.shape[axis--])
-      for (int i = 0; i < operand_count; ++i)
-        if (m[i].data) m[i].data += index % y.shape[axis] * views[i]->strides[axis];
-    return Product<T>{M,
-                      N,
-                      K,
-                      m[op_a].readonly(),
-                      m[op_b].readonly(),
-                      {S(args.alpha), S(args.beta), args.activation, m[op_c].readonly(),
-                       m[op_bias].readonly(), m[op_residual].readonly(), m[op_y], m[op_pre]}};
+      for_operands(one, [&](const View& v, Matrix<T>& m) {
+        if (m.data) m.data += index % y.shape[axis] * v.strides[axis];
+      });
+    return one;
   };
-  const Product<T> p = product(0);
-  const GemmTile t = choose_tile({M, N, K, batch, p.a.row_stride, p.a.column_stride, p.b.row_stride,
+  const GemmTile t = choose_tile({p.M, p.N, p.K, batch, p.a.row_stride, p.a.column_stride, p.b.row_stride,
                                   p.b.column_stride, sizeof(T), sizeof(S), p.epilogue.holds_sums(),
                                   dtype_of<T> == Dtype::bfloat16 && has_tiles(), num_threads()});
-  const int64_t m_chunks = ceil_div(M, t.chunk_m), n_chunks = ceil_div(N, t.chunk_n);
+  if (batch == 1 && t.chunk_m >= p.M && t.chunk_n >= p.N) return run_chunk(p, t, 0, p.M, 0, p.N);
+  const int64_t m_chunks = ceil_div(p.M, t.chunk_m), n_chunks = ceil_div(p.N, t.chunk_n);
   parallel_for(ceil_div(batch, t.chunk_batch) * m_chunks * n_chunks, [&](int64_t chunk) {
     const int64_t m0 = chunk % m_chunks * t.chunk_m, n0 = chunk / m_chunks % n_chunks * t.chunk_n;
+    const int64_t m1 = smaller(m0 + t.chunk_m, p.M), n1 = smaller(n0 + t.chunk_n, p.N);
     const int64_t first = chunk / (m_chunks * n_chunks) * t.chunk_batch;
     for (int64_t i = first; i < smaller(first + t.chunk_batch, batch); ++i)
-      run_chunk(product(i), t, m0, smaller(m0 + t.chunk_m, M), n0, smaller(n0 + t.chunk_n, N));
+      run_chunk(product(i), t, m0, m1, n0, n1);
   });
 }
 
