@@ -89,7 +89,7 @@ def compared(name: str, threads: int, timings: dict[str, Timing]) -> Row:
 
 
 def models(threads: int, options: argparse.Namespace, out: Report) -> None:
-    """Training steps (forward, backward, Adam) of a patched model, and of the same one by PyTorch alone."""
+    """Training steps (forward, loss, backward, Adam) of a patched model, and of the same one by PyTorch alone."""
     import torch
 
     import lamina.torch
@@ -101,21 +101,21 @@ def models(threads: int, options: argparse.Namespace, out: Report) -> None:
         torch.manual_seed(0)
         plain, batch, target = build()
         patched = copy.deepcopy(plain)
-        lamina.torch.patch(patched)
+        criteria = torch.nn.CrossEntropyLoss(), torch.nn.CrossEntropyLoss()
+        for module in (patched, criteria[0]):
+            lamina.torch.patch(module)
         calls = {
-            "lamina": step(patched, batch, target, lamina.torch.optim.Adam(patched.parameters())),
-            "torch": step(plain, batch, target, torch.optim.Adam(plain.parameters(), fused=True)),
+            "lamina": step(patched, criteria[0], batch, target, lamina.torch.optim.Adam(patched.parameters())),
+            "torch": step(plain, criteria[1], batch, target, torch.optim.Adam(plain.parameters(), fused=True)),
         }
         timings = measure(calls, threads, options.quick)
         out.row(Row.of("interop", name, threads, timings.pop("lamina"), timings))
 
 
-def step(model: Any, batch: Any, target: Any, optimizer: Any) -> Callable[[int], object]:
-    import torch
-
+def step(model: Any, criterion: Any, batch: Any, target: Any, optimizer: Any) -> Callable[[int], object]:
     def call(i: int) -> None:
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(batch), target).backward()
+        criterion(model(batch), target).backward()
         optimizer.step()
 
     return call

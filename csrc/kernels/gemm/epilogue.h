@@ -55,68 +55,96 @@ struct Epilogue {
   LAMINA_INLINE bool holds_vectors() const { return sizeof(T) == sizeof(S) && y.column_stride == 1; }
 };
 
-// Rows and columns of y from (i0, j0) on, from their complete sums, which may lie in y.
-template <class T>
-[[gnu::noinline]] void finish(const Epilogue<T>& e, const Compute<T>* sums, int64_t ld, int64_t i0,
-                              int64_t j0, int64_t rows, int64_t cols) {
+// Rows and columns of y from (i0, j0) on, from their complete sums, which may lie in y: columns of vectors, so that a
+// bias of the columns is loaded once.
+template <class T, class F, bool has_column_bias_only>
+void finish_with(const Epilogue<T>& e, const Compute<T>* sums, int64_t ld, int64_t i0, int64_t j0,
+                 int64_t rows, int64_t cols) {
   using S = Compute<T>;
   constexpr int N = Vec<S>::N;
   const Vec<S> alpha = Vec<S>::set1(e.alpha), beta = Vec<S>::set1(e.beta);
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < cols; j += N) {
-      const int n = int(smaller(N, cols - j));
-      const auto operand = [&](const Matrix<T>& m) {
-        const Matrix<T> at = m.at(i0 + i, j0 + j);
-        return fetch<T>(at.data, at.column_stride, n);
-      };
-      const auto write = [&](const Matrix<T>& m, Vec<S> v) {
-        const Matrix<T> at = m.at(i0 + i, j0 + j);
-        put<T>(at.data, at.column_stride, n, v);
-      };
+  for (int64_t j = 0; j < cols; j += N) {
+    const int n = int(smaller(N, cols - j));
+    const auto operand = [&](const Matrix<T>& m, int64_t i) {
+      return fetch<T>(m.at(i0 + i, j0 + j).data, m.column_stride, n);
+    };
+    const auto write = [&](const Matrix<T>& m, int64_t i, Vec<S> v) {
+      put<T>(m.at(i0 + i, j0 + j).data, m.column_stride, n, v);
+    };
+    const Vec<S> bias = has_column_bias_only ? operand(e.bias, 0) : Vec<S>::zero();
+    for (int64_t i = 0; i < rows; ++i) {
       Vec<S> v = fetch<S>(sums + i * ld + j, 1, n);
-      if (e.alpha != S(1)) v = v * alpha;
-      if (e.c.data) v = fma(beta, operand(e.c), v);
-      if (e.bias.data) v = v + operand(e.bias);
-      if (e.pre.data) write(e.pre, v);
-      dispatch_activation(e.activation, [&](auto f) { v = f.value(v); });
-      if (e.residual.data) v = v + operand(e.residual);
-      write(e.y, v);
+      if constexpr (has_column_bias_only) {
+        v = F::value(v + bias);
+      } else {
+        if (e.alpha != S(1)) v = v * alpha;
+        if (e.c.data) v = fma(beta, operand(e.c, i), v);
+        if (e.bias.data) v = v + operand(e.bias, i);
+        if (e.pre.data) write(e.pre, i, v);
+        v = F::value(v);
+        if (e.residual.data) v = v + operand(e.residual, i);
+      }
+      write(e.y, i, v);
     }
   }
 }
 
-// g = dy * act'(pre) and its column sums, in one pass over strips of columns. The sums add up blocks of 64
-// rows, so that rounding errors grow with M / 64 + 64 at most.
 template <class T>
-void epilogue_backward_typed(const EpilogueBackwardArgs& args) {
+[[gnu::noinline]] void finish(const Epilogue<T>& e, const Compute<T>* sums, int64_t ld, int64_t i0,
+                              int64_t j0, int64_t rows, int64_t cols) {
+  const bool has_column_bias_only =
+      e.bias.data && e.bias.row_stride == 0 && e.alpha == 1 && !e.c.data && !e.pre.data && !e.residual.data;
+  dispatch_activation(e.activation, [&](auto f) {
+    const auto with =
+        has_column_bias_only ? finish_with<T, decltype(f), true> : finish_with<T, decltype(f), false>;
+    with(e, sums, ld, i0, j0, rows, cols);
+  });
+}
+
+// g = dy * act'(pre) and its column sums for the columns [j0, j1), a strip. The sums add up blocks of 64 rows, so that
+// rounding errors grow with M / 64 + 64 at most. `is_dense`: the columns of all matrices are neighbours.
+inline constexpr int64_t backward_strip = 256;
+
+template <class T, class F, bool is_dense>
+void strip_backward(const EpilogueBackwardArgs& args, int64_t j0, int64_t j1) {
   using S = Compute<T>;
   constexpr int N = Vec<S>::N;
-  constexpr int64_t strip = 256, block = 64;
-  const auto matrix = [](const View& v) { return Matrix<T>{v.as<T>(), v.strides[0], v.strides[1]}; };
+  constexpr int64_t strip = backward_strip, block = 64;
+  const auto matrix = [](const View& v) {
+    return Matrix<T>{v.as<T>(), v.strides[0], is_dense ? 1 : v.strides[1]};
+  };
   const Matrix<T> dy = matrix(args.dy), saved = matrix(args.saved), g = matrix(args.g);
-  const int64_t rows = args.dy.shape[0], columns = args.dy.shape[1];
-  parallel_ranges(columns, strip, [&](int64_t j0, int64_t j1) {
-    S total[strip] = {};
-    for (int64_t i0 = 0; i0 < rows; i0 += block) {
-      S sum[strip] = {};
-      for (int64_t i = i0; i < smaller(i0 + block, rows); ++i) {
-        for (int64_t j = j0; j < j1; j += N) {
-          const int n = int(smaller(N, j1 - j));
-          Vec<S> v = fetch<T>(dy.at(i, j).data, dy.column_stride, n);
-          if (saved.data) {
-            const Vec<S> x = fetch<T>(saved.at(i, j).data, saved.column_stride, n);
-            dispatch_activation(args.activation,
-                                [&](auto f) { v = v * f.slope(x, args.saved_is_y ? x : f.value(x)); });
-          }
-          if (g.data) put<T>(g.at(i, j).data, g.column_stride, n, v);
-          (Vec<S>::load(sum + (j - j0)) + v).store(sum + (j - j0));
+  const int64_t rows = args.dy.shape[0];
+  S total[strip] = {};
+  for (int64_t i0 = 0; i0 < rows; i0 += block) {
+    S sum[strip] = {};
+    for (int64_t i = i0; i < smaller(i0 + block, rows); ++i) {
+      for (int64_t j = j0; j < j1; j += N) {
+        const int n = int(smaller(N, j1 - j));
+        Vec<S> v = fetch<T>(dy.at(i, j).data, dy.column_stride, n);
+        if constexpr (!std::is_same_v<F, Identity>) {
+          const Vec<S> x = fetch<T>(saved.at(i, j).data, saved.column_stride, n);
+          v = v * F::slope(x, args.saved_is_y ? x : F::value(x));
         }
+        if (g.data) put<T>(g.at(i, j).data, g.column_stride, n, v);
+        (Vec<S>::load(sum + (j - j0)) + v).store(sum + (j - j0));
       }
-      for (int64_t j = 0; j < strip; j += N)
-        (Vec<S>::load(total + j) + Vec<S>::load(sum + j)).store(total + j);
     }
-    if (T* dbias = args.dbias.as<T>())
-      for (int64_t j = j0; j < j1; ++j) dbias[j] = narrow<T>(total[j - j0]);
+    for (int64_t j = 0; j < strip; j += N) (Vec<S>::load(total + j) + Vec<S>::load(sum + j)).store(total + j);
+  }
+  if (T* dbias = args.dbias.as<T>())
+    for (int64_t j = j0; j < j1; ++j) dbias[j] = narrow<T>(total[j - j0]);
+}
+
+template <class T>
+void epilogue_backward_typed(const EpilogueBackwardArgs& args) {
+  const auto is_dense = [](const View& v) { return !v || v.strides[1] == 1; };
+  const bool are_dense = is_dense(args.dy) && is_dense(args.saved) && is_dense(args.g);
+  dispatch_activation(args.activation, [&](auto f) {
+    using F = decltype(f);
+    parallel_ranges(args.dy.shape[1], backward_strip, [&](int64_t j0, int64_t j1) {
+      are_dense ? strip_backward<T, F, true>(args, j0, j1) : strip_backward<T, F, false>(args, j0, j1);
+    });
   });
 }
 
