@@ -77,22 +77,32 @@ template <class S, class B>
 inline constexpr TileTable<S, B> tile_table =
     make_tile_table<S, B>(std::make_integer_sequence<int, tile_rows * tile_vectors>());
 
+// B as small as this stays in L1 beside a band of A.
+inline constexpr int64_t small_b_bytes = 16 << 10;
+
 // M x N sums over K. Panel p of B at b + p * panel_stride, its row k at k * b_stride. B in place is read by
-// whole vectors: N must then be a multiple of the vector, or the rows padded.
+// whole vectors: N must then be a multiple of the vector, or the rows padded. Where B is small, the panels pass by each
+// band instead: C, which is then most of the traffic, is written along its rows.
 template <class S, class B, class Sink>
 LAMINA_INLINE void multiply_block(int64_t M, int64_t N, int64_t K, Bands<S> a, const B* b,
                                   int64_t panel_stride, int64_t b_stride, bool is_sum, const Sink& sink) {
-  for (int64_t j = 0; j < N; j += tile_columns<S>, b += panel_stride) {
-    const int cols = int(smaller(tile_columns<S>, N - j)), vectors = int(ceil_div(cols, Vec<S>::N));
-    TileArgs<S, B> t{a.data, a.row_stride, a.k_stride, b, b_stride, K, nullptr, sink.ld, 0, is_sum};
+  TileArgs<S, B> t{nullptr, a.row_stride, a.k_stride, nullptr, b_stride, K, nullptr, sink.ld, 0, is_sum};
+  const auto multiply = [&](int64_t band, int64_t panel) {
+    const int64_t i = band * tile_rows, j = panel * tile_columns<S>;
+    const int rows = int(smaller(tile_rows, M - i)), cols = int(smaller(tile_columns<S>, N - j)),
+              vectors = int(ceil_div(cols, Vec<S>::N));
+    t.a = a.data + band * a.band_stride;
+    t.b = b + panel * panel_stride;
+    t.c = sink.at(i, j);
     t.last = cols - (vectors - 1) * Vec<S>::N;
-    for (int64_t i = 0; i < M; i += tile_rows, t.a += a.band_stride) {
-      const int rows = int(smaller(tile_rows, M - i));
-      t.c = sink.at(i, j);
-      tile_table<S, B>.f[rows - 1][vectors - 1](t);
-      sink.done(i, j, rows, cols);
-    }
-  }
+    tile_table<S, B>.f[rows - 1][vectors - 1](t);
+    sink.done(i, j, rows, cols);
+  };
+  const int64_t bands = ceil_div(M, tile_rows), panels = ceil_div(N, tile_columns<S>);
+  const bool by_bands = K * N * int64_t(sizeof(B)) <= small_b_bytes;
+  for (int64_t outer = 0; outer < (by_bands ? bands : panels); ++outer)
+    for (int64_t inner = 0; inner < (by_bands ? panels : bands); ++inner)
+      multiply(by_bands ? outer : inner, by_bands ? inner : outer);
 }
 
 }  // namespace lamina::LAMINA_ISA
