@@ -72,6 +72,7 @@ case = Case(
             batch_first=True,
         ),
         Sample("blocks of sequences", *operands(3, 40, 6, 5, both=True, stop=True)),
+        Sample("more sequences than a step of one launch takes", *operands(2, 70, 3, 5, stop=True)),
         Sample("chunks of steps", *operands(20, 48, 2, 3, both=True, stop=True)).no_gradient(),
         Sample("K in pieces", *operands(3, 5, 300, 270)).no_gradient().only("float32", "bfloat16"),
         Sample("saturated gates", Arr(3, 5, 3, kind="uniform", low=-300, high=300), *operands(3, 5, 3, 4)[1:])

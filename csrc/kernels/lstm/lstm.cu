@@ -1,10 +1,19 @@
 // Device kernels of lstm.h.
 //
-// Plan. One product makes the pre-activations of all steps from x; then each step is a product, gates[t] += h W_hh^T, and
-// a launch of cells, one thread for each unit of a sequence, that turns them into h, c and y. Rows of the reserve are
-// (t, b) in that order: i, f, g, o, c, of H columns each; the pre-activations become the gates where they lie. A sequence
-// takes part in step t while t is below its length; otherwise its state stays and its y is 0, so neither direction needs
-// an order of sequences, and lengths are read by the device alone.
+// Plan. One product makes the pre-activations of all steps from x; then each step adds h W_hh^T to its own and turns them
+// into h, c and y. The weights are copied first, so that the four gates of a unit are neighbours: whoever holds the sums
+// of four neighbouring columns has all that the cell of a unit needs.
+//
+//               columns 4 u + (i, f, g, o)
+//        +--------------------------------------+       One launch per step: a block sums a tile, 32 sequences of 8
+//   h    |  h W_hh^T  +  pre-activations of t   |       units, and its threads finish the cells whose sums they take
+//        +--------------------------------------+       from shared memory.
+//
+// With many sequences, and but for float32 in its own precision, the product is a launch of its own, and the cells are
+// another. Rows of the reserve are (t, b) in that order: 4 H columns of gates, which lie where the pre-activations were,
+// then H of c. h goes from one buffer to another and back, as all blocks of a step read all of it. A sequence takes part
+// in step t while t is below its length; otherwise its state stays and its y is 0, so neither direction needs an order of
+// sequences, and lengths are read by the device alone.
 //
 // Backward goes through the steps in the opposite order: cells leave da and h[t-1] as rows (t, b), 0 where the sequence
 // takes no part, and clear dh where it does; the product dh += da W_hh then carries dh to the step before in either case.
@@ -20,13 +29,20 @@
 
 #include "base/launch.h"
 #include "kernels/gemm/gemm.h"
+#include "kernels/gemm/simt.cuh"
 #include "prim/prim.cuh"
 
 namespace lamina::LAMINA_DEVICE {
 namespace {
 
 constexpr int row_threads = 256, cell_threads = 128;
-constexpr int reserve_gates = 5;  // i, f, g, o, c
+constexpr int reserve_parts = 5;  // i, f, g, o, c
+
+// The tile of a fused step. Four sub-tiles of 4 x 4 sums per warp and row of threads: H / 8 blocks, which keep one SM in
+// eight of a large GPU busy at H = 128, and all at H = 1024.
+using StepTile = SimtTile<32, 32, 4, 4>;
+// With more sequences than this a step is bound by its multiply-adds, of which larger tiles do more.
+constexpr int64_t most_fused = 2 * StepTile::M;
 
 // --- rows --------------------------------------------------------------------------------------------------------
 
@@ -53,14 +69,16 @@ __global__ __launch_bounds__(row_threads) void store_rows_kernel(const Compute<T
     to = prim::narrow<T>(adds ? prim::widen(to) + from[e] : from[e]);
   }
 }
+// The biases of columns 4 u + gate.
 template <class T>
 __global__ __launch_bounds__(row_threads) void sum_biases_kernel(View b_ih, View b_hh, int64_t n,
                                                                  Compute<T>* bias) {
   for (int64_t j = int64_t(blockIdx.x) * row_threads + prim::thread(); j < n;
        j += int64_t(gridDim.x) * row_threads) {
+    const int64_t row = j % 4 * (n / 4) + j / 4;
     Compute<T> sum = 0;
-    if (b_ih) sum += prim::widen(b_ih.as<const T>()[j]);
-    if (b_hh) sum += prim::widen(b_hh.as<const T>()[j]);
+    if (b_ih) sum += prim::widen(b_ih.as<const T>()[row]);
+    if (b_hh) sum += prim::widen(b_hh.as<const T>()[row]);
     bias[j] = sum;
   }
 }
@@ -81,6 +99,15 @@ View as_rows(const View& v) {
       rows.strides[d] = d ? rows.strides[d - 1] : 0;
     }
   return rows;
+}
+
+// Weights (4H, K), which are dense, as (H, 4, K).
+View by_units(const View& w) {
+  View v{.data = w.data, .dtype = w.dtype, .ndim = 3};
+  const int64_t H = w.shape[0] / 4, K = w.shape[1];
+  v.shape[0] = H, v.shape[1] = 4, v.shape[2] = K;
+  v.strides[0] = K, v.strides[1] = H * K, v.strides[2] = 1;
+  return v;
 }
 
 template <class T>
@@ -175,29 +202,82 @@ LAMINA_PRIM int64_t length_of(const View& lengths, int64_t b, int64_t T) {
   return length < 0 ? 0 : length < T ? length : T;
 }
 
-// Step t of the units of a block of columns. gates: the pre-activations of its rows, `ld` apart.
+// Step t. `gates`: the pre-activations of its rows, `ld` apart.
 template <class T>
-__global__ __launch_bounds__(cell_threads) void cell_kernel(LstmArgs a, int64_t t, Compute<T>* gates,
-                                                            int64_t ld, Compute<T>* h, Compute<T>* c) {
+struct Step {
   using S = Compute<T>;
-  const int64_t B = a.x.shape[1], H = a.w_hh.shape[1],
-                unit = int64_t(blockIdx.x) * cell_threads + prim::thread();
-  if (unit >= H) return;
-  for (int64_t b = blockIdx.y; b < B; b += gridDim.y) {
+  LstmArgs a;
+  int64_t t;
+  S* gates;
+  int64_t ld;
+  const S* h_last;
+  S *h, *c;
+
+  LAMINA_PRIM int64_t sequences() const { return a.x.shape[1]; }
+  LAMINA_PRIM int64_t units() const { return a.w_hh.shape[1]; }
+
+  // The cell of a unit. `sums` come to its pre-activations.
+  LAMINA_PRIM void cell(int64_t b, int64_t unit, const prim::Pack<S, 4>& sums) const {
+    const int64_t H = units(), at = b * H + unit;
     const bool takes_part = t < length_of(a.lengths, b, a.x.shape[0]);
     S h_new = 0;
     if (takes_part) {
-      S* row = gates + b * ld + unit;
-      const S i = prim::sigmoid(row[0]), f = prim::sigmoid(row[H]);
-      const S g = prim::tanh(row[2 * H]), o = prim::sigmoid(row[3 * H]);
-      const S c_new = prim::fma(f, c[b * H + unit], i * g);
+      const auto pre = fetch<4>(Matrix<const S>{gates, ld, 1}, b, 4 * unit, 4);
+      const S i = prim::sigmoid(pre[0] + sums[0]), f = prim::sigmoid(pre[1] + sums[1]);
+      const S g = prim::tanh(pre[2] + sums[2]), o = prim::sigmoid(pre[3] + sums[3]);
+      const S c_new = prim::fma(f, c[at], i * g);
       h_new = o * prim::tanh(c_new);
-      c[b * H + unit] = c_new;
-      h[b * H + unit] = h_new;
-      if (a.reserve) row[0] = i, row[H] = f, row[2 * H] = g, row[3 * H] = o, row[4 * H] = c_new;
+      c[at] = c_new;
+      if (a.reserve) {
+        put<4>(Matrix<S>{gates, ld, 1}, b, 4 * unit, 4, prim::Pack<S, 4>{{i, f, g, o}});
+        gates[b * ld + 4 * H + unit] = c_new;
+      }
     }
+    h[at] = takes_part ? h_new : h_last[at];
     if (a.y) a.y.as<T>()[t * a.y.strides[0] + b * a.y.strides[1] + unit] = prim::narrow<T>(h_new);
   }
+
+  // As the epilogue of a product: the sums of the columns from 4 u on.
+  LAMINA_PRIM void operator()(int64_t b, int64_t column, const prim::Pack<S, 4>& sums) const {
+    if (b < sequences() && column < 4 * units()) cell(b, column / 4, sums);
+  }
+};
+
+template <class T>
+__global__ __launch_bounds__(cell_threads) void cell_kernel(Step<T> step) {
+  const int64_t unit = int64_t(blockIdx.x) * cell_threads + prim::thread();
+  if (unit >= step.units()) return;
+  for (int64_t b = blockIdx.y; b < step.sequences(); b += gridDim.y) step.cell(b, unit, {});
+}
+
+// w: (H, 4, H). `K`: H, or 0 where h is zeros.
+__global__ __launch_bounds__(StepTile::threads) void step_kernel(Step<float> step, const float* w,
+                                                                 int64_t K) {
+  auto& shared = prim::shared_memory<SimtShared<float, StepTile>>();
+  const int64_t H = step.units(), row = int64_t(blockIdx.y) * StepTile::M,
+                column = int64_t(blockIdx.x) * StepTile::N;
+  SliceLoader<float, StepTile::K, StepTile::M, StepTile::threads> a(step.h_last + row * H, H, 1,
+                                                                    step.sequences() - row);
+  SliceLoader<float, StepTile::K, StepTile::N, StepTile::threads> b(w + column * H, H, 1, 4 * H - column);
+  SimtSums<float, StepTile> total = {};
+  multiply<float, StepTile>(shared, K, a, b, total);
+  finish_tile<float, StepTile>(shared, total, row, column, step);
+}
+
+// The step as one launch, if it is one.
+template <class T>
+bool launch_fused(const Step<T>& step, const Compute<T>* w, int64_t K) {
+  if constexpr (std::is_same_v<T, float>) {
+    const int64_t B = step.a.x.shape[1], H = step.a.w_hh.shape[1];
+    if (step.a.precision != Float32Precision::highest || B > most_fused) return false;
+    launch("lstm_step", step_kernel,
+           {.grid = {ceil_div(4 * H, StepTile::N), ceil_div(B, StepTile::M)},
+            .block = {StepTile::threads},
+            .shared = sizeof(SimtShared<float, StepTile>)},
+           step, w, K);
+    return true;
+  }
+  return false;
 }
 
 template <class T>
@@ -206,25 +286,33 @@ void forward_typed(const LstmArgs& a) {
   const LstmSize z = size_of_args(a);
   const int64_t rows = z.T * z.B, columns = 4 * z.H, states = z.B * z.H;
   const Products multiply = products_of<T>(a.precision);
-  const DenseRows<T> x(a.x), w_ih(a.w_ih), w_hh(a.w_hh);
-  const DeviceScratch<S> bias(columns), h(states), c(states), scratch(a.reserve ? 0 : rows * columns);
+  const DenseRows<T> x(a.x);
+  const DeviceScratch<S> w_ih(columns * z.I), w_hh(columns * z.H), bias(columns), h(2 * states), c(states),
+      scratch(a.reserve ? 0 : rows * columns);
   S* const gates = a.reserve ? a.reserve.as<S>() : scratch.data();
   const int64_t ld = a.reserve ? a.reserve.shape[1] : columns;
 
+  load_rows<T>(by_units(a.w_ih), columns * z.I, w_ih);
+  load_rows<T>(by_units(a.w_hh), columns * z.H, w_hh);
   launch("lstm_biases", sum_biases_kernel<T>, per_element(columns), a.b_ih, a.b_hh, columns, bias.data());
   multiply(matrix(x.data(), rows, z.I, z.I), transposed(matrix(w_ih.data(), columns, z.I, z.I)),
            matrix(gates, rows, columns, ld), false, matrix(bias.data(), rows, columns, 0));
-  load_rows<T>(a.h0, states, h);
+  S *h_last = h.data(), *h_new = h.data() + states;
+  load_rows<T>(a.h0, states, h_last);
   load_rows<T>(a.c0, states, c);
   for (int64_t s = 0; s < z.T; ++s) {
     const int64_t t = a.reverse ? z.T - 1 - s : s;
-    S* const step = gates + t * z.B * ld;
-    if (s > 0 || a.h0)
-      multiply(matrix(h.data(), z.B, z.H, z.H), transposed(matrix(w_hh.data(), columns, z.H, z.H)),
-               matrix(step, z.B, columns, ld), true);
-    launch("lstm_cell", cell_kernel<T>, per_cell(z), a, t, step, ld, h.data(), c.data());
+    const Step<T> step{a, t, gates + t * z.B * ld, ld, h_last, h_new, c};
+    const int64_t K = s > 0 || a.h0 ? z.H : 0;
+    if (!launch_fused(step, w_hh.data(), K)) {
+      if (K > 0)
+        multiply(matrix(h_last, z.B, z.H, z.H), transposed(matrix(w_hh.data(), columns, z.H, z.H)),
+                 matrix(step.gates, z.B, columns, ld), true);
+      launch("lstm_cell", cell_kernel<T>, per_cell(z), step);
+    }
+    std::swap(h_last, h_new);
   }
-  store_rows<T>(h, a.h_n);
+  store_rows<T>(h_last, a.h_n);
   store_rows<T>(c, a.c_n);
 }
 
@@ -249,17 +337,19 @@ __global__ __launch_bounds__(cell_threads) void cell_backward_kernel(LstmBackwar
     }
     S c_before = 0, h_before = 0;
     if (t_last >= 0 && t_last < length) {
-      const S* before = a.reserve.as<const S>() + (t_last * B + b) * ld + unit;
-      c_before = before[4 * H];
-      h_before = before[3 * H] * prim::tanh(c_before);
+      const S* before = a.reserve.as<const S>() + (t_last * B + b) * ld;
+      c_before = before[4 * H + unit];
+      h_before = before[4 * unit + 3] * prim::tanh(c_before);
     } else if (a.h0) {
       c_before = prim::widen(a.c0.as<const T>()[b * a.c0.strides[0] + unit * a.c0.strides[1]]);
       h_before = prim::widen(a.h0.as<const T>()[b * a.h0.strides[0] + unit * a.h0.strides[1]]);
     }
     h_last[at] = h_before;
 
-    const S* gates = a.reserve.as<const S>() + (t * B + b) * ld + unit;
-    const S i = gates[0], f = gates[H], g = gates[2 * H], o = gates[3 * H], tanh_c = prim::tanh(gates[4 * H]);
+    const Matrix<const S> saved = {a.reserve.as<const S>(), ld, 1};
+    const auto gates = fetch<4>(saved, t * B + b, 4 * unit, 4);
+    const S i = gates[0], f = gates[1], g = gates[2], o = gates[3],
+            tanh_c = prim::tanh(*saved.at(t * B + b, 4 * H + unit));
     S dh_now = dh[at];
     if (a.dy) dh_now += prim::widen(a.dy.as<const T>()[t * a.dy.strides[0] + b * a.dy.strides[1] + unit]);
     const S dc_now = prim::fma(dh_now * o, 1 - tanh_c * tanh_c, dc[at]);
@@ -326,7 +416,7 @@ void backward(const LstmBackwardArgs& a) {
   dispatch_device_float(a.x.dtype, [&](auto t) { backward_typed<typename decltype(t)::type>(a); });
 }
 
-int64_t reserve_columns(const LstmSize& z) { return reserve_gates * z.H; }
+int64_t reserve_columns(const LstmSize& z) { return reserve_parts * z.H; }
 int64_t no_workspace(const LstmSize&) { return 0; }
 
 }  // namespace
