@@ -110,13 +110,15 @@ Call parse_call(std::string_view text) {
 }
 
 // Read once for each place in a program, which XLA gives the same text each time; it may reuse the memory of the text of
-// a program that is gone.
+// a program that is gone. Thousands of places, of some KB each, are kept: when there are more, most are of such programs.
 Call& call_of(const CallFrame& frame) {
   thread_local std::unordered_map<const char*, std::pair<std::string, Call>> calls;
   check(frame.attributes.size == 1 && frame.attributes.types[0] == AttrType::string, "xla", "a call has ",
         frame.attributes.size, " attributes; expected one string");
   const auto* span = static_cast<const ByteSpan*>(frame.attributes.values[0]);
   const std::string_view text(span->data, span->size);
+  constexpr size_t most_calls = 4096;
+  if (calls.size() == most_calls && !calls.contains(text.data())) calls.clear();
   auto& [known, call] = calls[text.data()];
   if (known != text) {
     call = parse_call(text);
