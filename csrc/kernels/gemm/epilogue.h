@@ -55,14 +55,16 @@ struct Epilogue {
   LAMINA_INLINE bool holds_vectors() const { return sizeof(T) == sizeof(S) && y.column_stride == 1; }
 };
 
-// Rows and columns of y from (i0, j0) on, from their complete sums, which may lie in y: columns of vectors, so that a
-// bias of the columns is loaded once.
-template <class T, class F, bool has_column_bias_only>
+// Rows and columns of y from (i0, j0) on, from their complete sums, which may lie in y. `is_short`: y = act(sums +
+// factor * addend), of c and bias.
+template <class T, class F, bool is_short>
 void finish_with(const Epilogue<T>& e, const Compute<T>* sums, int64_t ld, int64_t i0, int64_t j0,
                  int64_t rows, int64_t cols) {
   using S = Compute<T>;
   constexpr int N = Vec<S>::N;
   const Vec<S> alpha = Vec<S>::set1(e.alpha), beta = Vec<S>::set1(e.beta);
+  const Matrix<T> addend = e.bias.data ? e.bias : e.c;
+  const Vec<S> factor = e.bias.data ? Vec<S>::set1(1) : beta;
   for (int64_t j = 0; j < cols; j += N) {
     const int n = int(smaller(N, cols - j));
     const auto operand = [&](const Matrix<T>& m, int64_t i) {
@@ -71,11 +73,10 @@ void finish_with(const Epilogue<T>& e, const Compute<T>* sums, int64_t ld, int64
     const auto write = [&](const Matrix<T>& m, int64_t i, Vec<S> v) {
       put<T>(m.at(i0 + i, j0 + j).data, m.column_stride, n, v);
     };
-    const Vec<S> bias = has_column_bias_only ? operand(e.bias, 0) : Vec<S>::zero();
     for (int64_t i = 0; i < rows; ++i) {
       Vec<S> v = fetch<S>(sums + i * ld + j, 1, n);
-      if constexpr (has_column_bias_only) {
-        v = F::value(v + bias);
+      if constexpr (is_short) {
+        v = F::value(fma(factor, operand(addend, i), v));
       } else {
         if (e.alpha != S(1)) v = v * alpha;
         if (e.c.data) v = fma(beta, operand(e.c, i), v);
@@ -92,11 +93,10 @@ void finish_with(const Epilogue<T>& e, const Compute<T>* sums, int64_t ld, int64
 template <class T>
 [[gnu::noinline]] void finish(const Epilogue<T>& e, const Compute<T>* sums, int64_t ld, int64_t i0,
                               int64_t j0, int64_t rows, int64_t cols) {
-  const bool has_column_bias_only =
-      e.bias.data && e.bias.row_stride == 0 && e.alpha == 1 && !e.c.data && !e.pre.data && !e.residual.data;
+  const bool is_short =
+      e.alpha == 1 && bool(e.bias.data) != bool(e.c.data) && !e.pre.data && !e.residual.data;
   dispatch_activation(e.activation, [&](auto f) {
-    const auto with =
-        has_column_bias_only ? finish_with<T, decltype(f), true> : finish_with<T, decltype(f), false>;
+    const auto with = is_short ? finish_with<T, decltype(f), true> : finish_with<T, decltype(f), false>;
     with(e, sums, ld, i0, j0, rows, cols);
   });
 }
