@@ -31,6 +31,8 @@ case = Case(
         Sample("batch, c as a row", Arr(3, 5, 7), Arr(7, 4), Arr(4)),
         Sample("batch, c of each", Arr(3, 5, 7), Arr(3, 7, 4), Arr(3, 1, 1)),
         Sample("two blocks of K", Arr(70, 301), Arr(301, 67), Arr(70, 67), alpha=0.5, beta=2.0).no_gradient(),
+        Sample("several chunks", Arr(90, 301), Arr(301, 110), Arr(90, 110)).no_gradient(),
+        Sample("several chunks, batch", Arr(6, 40, 64), Arr(6, 64, 72), Arr(6, 40, 72)).no_gradient(),
         Sample("few rows, large b", Arr(3, 300), Arr(300, 601), Arr(601), alpha=0.5).no_gradient(),
     ],
     errors=[

@@ -62,6 +62,7 @@ case = Case(
         Sample("residual of a sequence", Arr(2, 3, 5), Arr(4, 5), None, Arr(2, 3, 4), activation="gelu"),
         Sample("many rows", Arr(200, 5), Arr(3, 5), Arr(3), activation="relu"),
         Sample("prime sizes", Arr(23, 29), Arr(31, 29), Arr(31), activation="gelu").no_gradient(),
+        Sample("several chunks", Arr(90, 301), Arr(110, 301), Arr(110)).no_gradient(),
         Sample("two blocks of K", Arr(40, 301), Arr(67, 301), Arr(67), activation="relu").no_gradient(),
     ],
     errors=[

@@ -25,8 +25,8 @@ struct TileArgs {
   int64_t K;
   S* c;
   int64_t ld;
-  int last;     // lanes of the last vector that exist in C
-  bool is_sum;  // true iff C already holds sums to add to
+  int last;        // lanes of the last vector that exist in C
+  Start<S> start;  // added last: sums of fewer terms round less
 };
 
 template <class S, class B, int MR, int NV>
@@ -37,24 +37,24 @@ template <class S, class B, int MR, int NV>
   Accumulators<S, MR, NV> acc;
   acc.clear();
   accumulate(acc, t.K, t.a, t.row_stride, t.k_stride, t.b, t.b_stride);
+  const bool is_whole = t.last == N;
+  if (t.start.data) {
 #pragma GCC unroll 8
-  for (int i = 0; i < MR; ++i) {
-    S* row = t.c + i * t.ld;
+    for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-    for (int j = 0; j < NV - 1; ++j) {
-      if (t.is_sum) acc.v[i][j] = acc.v[i][j] + Vec<S>::load(row + j * N);
-      acc.v[i][j].store(row + j * N);
-    }
-    S* end = row + (NV - 1) * N;
-    Vec<S> v = acc.v[i][NV - 1];
-    if (t.last == N) {
-      if (t.is_sum) v = v + Vec<S>::load(end);
-      v.store(end);
-    } else {
-      if (t.is_sum) v = v + Vec<S>::load(end, t.last);
-      v.store(end, t.last);
-    }
+      for (int j = 0; j < NV; ++j) {
+        const S* start = t.start.data + i * t.start.row_stride + j * N;
+        acc.v[i][j] =
+            acc.v[i][j] + (j < NV - 1 || is_whole ? Vec<S>::load(start) : Vec<S>::load(start, t.last));
+      }
   }
+#pragma GCC unroll 8
+  for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) {
+      S* to = t.c + i * t.ld + j * N;
+      j < NV - 1 || is_whole ? acc.v[i][j].store(to) : acc.v[i][j].store(to, t.last);
+    }
 }
 
 template <class S, class B>
@@ -80,13 +80,13 @@ inline constexpr TileTable<S, B> tile_table =
 // B as small as this stays in L1 beside a band of A.
 inline constexpr int64_t small_b_bytes = 16 << 10;
 
-// M x N sums over K. Panel p of B at b + p * panel_stride, its row k at k * b_stride. B in place is read by
+// C = start + A B: M x N sums over K. Panel p of B at b + p * panel_stride, its row k at k * b_stride. B in place is read by
 // whole vectors: N must then be a multiple of the vector, or the rows padded. Where B is small, the panels pass by each
 // band instead: C, which is then most of the traffic, is written along its rows.
 template <class S, class B, class Sink>
 LAMINA_INLINE void multiply_block(int64_t M, int64_t N, int64_t K, Bands<S> a, const B* b,
-                                  int64_t panel_stride, int64_t b_stride, bool is_sum, const Sink& sink) {
-  TileArgs<S, B> t{nullptr, a.row_stride, a.k_stride, nullptr, b_stride, K, nullptr, sink.ld, 0, is_sum};
+                                  int64_t panel_stride, int64_t b_stride, Start<S> start, const Sink& sink) {
+  TileArgs<S, B> t{nullptr, a.row_stride, a.k_stride, nullptr, b_stride, K, nullptr, sink.ld, 0, {}};
   const auto multiply = [&](int64_t band, int64_t panel) {
     const int64_t i = band * tile_rows, j = panel * tile_columns<S>;
     const int rows = int(smaller(tile_rows, M - i)), cols = int(smaller(tile_columns<S>, N - j)),
@@ -94,6 +94,7 @@ LAMINA_INLINE void multiply_block(int64_t M, int64_t N, int64_t K, Bands<S> a, c
     t.a = a.data + band * a.band_stride;
     t.b = b + panel * panel_stride;
     t.c = sink.at(i, j);
+    t.start = start.at(i, j);
     t.last = cols - (vectors - 1) * Vec<S>::N;
     tile_table<S, B>.f[rows - 1][vectors - 1](t);
     sink.done(i, j, rows, cols);

@@ -36,23 +36,29 @@ struct Epilogue {
   Activation activation;
   Matrix<T> c, bias, residual, y, pre;  // data null where absent
 
-  // True iff y = sums, but for c.
-  LAMINA_INLINE bool is_plain_beside_c() const {
-    return alpha == S(1) && !bias.data && !residual.data && !pre.data && activation == Activation::none;
-  }
   // True iff y = sums.
-  LAMINA_INLINE bool is_plain() const { return !c.data && is_plain_beside_c(); }
-  // True iff y += sums, in place.
-  LAMINA_INLINE bool adds_to_y() const {
-    return c.data == y.data && c.row_stride == y.row_stride && c.column_stride == y.column_stride &&
-           beta == S(1) && is_plain_beside_c() && holds_vectors();
+  LAMINA_INLINE bool is_plain() const {
+    return alpha == S(1) && !c.data && !bias.data && !residual.data && !pre.data &&
+           activation == Activation::none;
   }
   // True iff unfinished sums may lie in y: it has their type and vector order, and no operand is read from it
   // later.
   LAMINA_INLINE bool holds_sums() const {
-    return holds_vectors() && (adds_to_y() || (c.data != y.data && residual.data != y.data));
+    return holds_vectors() && c.data != y.data && residual.data != y.data;
   }
   LAMINA_INLINE bool holds_vectors() const { return sizeof(T) == sizeof(S) && y.column_stride == 1; }
+
+  // Takes out what the sums may start from instead: c, which may be y, or the bias.
+  LAMINA_INLINE Start<T> take_start() {
+    if (!holds_vectors() || alpha != S(1)) return {};
+    const bool c_is_apart = c.data != y.data || c.row_stride == y.row_stride;
+    const bool takes_c = c.data && beta == S(1) && c.column_stride == 1 && c_is_apart;
+    if (!takes_c && bias.column_stride != 1) return {};
+    Matrix<T>& taken = takes_c ? c : bias;
+    const Start<T> start{taken.data, taken.row_stride};
+    taken = {};
+    return start;
+  }
 };
 
 // Rows and columns of y from (i0, j0) on, from their complete sums, which may lie in y. `is_short`: y = act(sums +

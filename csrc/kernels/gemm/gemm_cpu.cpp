@@ -116,6 +116,7 @@ struct Product {
   int64_t M, N, K;
   Matrix<T> a, b;
   Epilogue<T> epilogue;
+  Start<T> start{};  // of the sums, out of the epilogue
 };
 
 // Where the sums of a chunk lie: in y itself, in a scratch block, or, where one block of k is all, in a
@@ -157,8 +158,7 @@ void run_chunk(const Product<T>& p, const GemmTile& t, int64_t m0, int64_t m1, i
     if (t.path == GemmPath::amx)
       return multiply_amx(m1 - m0, n1 - n0, p.K, p.a.at(m0, 0).readonly(), p.b.at(0, n0).readonly(), t.kc,
                           t.nc, p.epilogue, m0, n0);
-  const bool adds_to_y = p.epilogue.adds_to_y(), sums_in_y = p.epilogue.holds_sums();
-  const bool is_stored = sums_in_y && (adds_to_y || p.epilogue.is_plain());
+  const bool sums_in_y = p.epilogue.holds_sums(), is_stored = sums_in_y && p.epilogue.is_plain();
   const bool is_tile =
       !sums_in_y && p.K <= t.kc && (t.path == GemmPath::packed || t.path == GemmPath::in_place);
   const int64_t M = m1 - m0;
@@ -181,7 +181,11 @@ void run_chunk(const Product<T>& p, const GemmTile& t, int64_t m0, int64_t m1, i
     int64_t pc = 0;
     do {  // once even where K = 0: the sums are then zeros
       const int64_t K = smaller(t.kc, p.K - pc);
-      const bool is_sum = pc > 0 || adds_to_y;
+      Start<S> start{};
+      if (pc > 0)
+        start = {sink.base, sink.ld};
+      else if constexpr (std::is_same_v<S, T>)
+        start = p.start.at(m0, jc);
       sink.is_last = pc + K >= p.K;
       const Matrix<const T> b = p.b.at(pc, jc).readonly();
       if (t.path == GemmPath::packed) {
@@ -190,23 +194,24 @@ void run_chunk(const Product<T>& p, const GemmTile& t, int64_t m0, int64_t m1, i
         for (int64_t i = 0; i < M; i += t.mc) {
           const int64_t rows = smaller(t.mc, M - i);
           multiply_block<S>(rows, N, K, bands(t, p.a.at(m0 + i, pc).readonly(), rows, K), panels,
-                            K * tile_columns<S>, tile_columns<S>, is_sum, sink.shifted(i, 0));
+                            K * tile_columns<S>, tile_columns<S>, start.at(i, 0), sink.shifted(i, 0));
         }
       } else {
         const Bands<S> a = bands(t, p.a.at(m0, pc).readonly(), M, K);
         if (t.path == GemmPath::dots) {
-          dot_products(M, N, K, a, b, sink.base, sink.ld, is_sum);
+          dot_products(M, N, K, a, b, sink.base, sink.ld, start);
         } else if (t.path == GemmPath::rows) {
           sums_of_rows(M, N, K, Matrix<const S>{a.data, a.row_stride, a.k_stride}, b, sink.base, sink.ld,
-                       is_sum);
+                       start);
         } else {
           // Whole vectors of B are read in place, the last columns from a padded panel.
           const int64_t whole = N / Vec<S>::N * Vec<S>::N;
-          multiply_block<S>(M, whole, K, a, b.data, tile_columns<S>, b.row_stride, is_sum, sink);
+          multiply_block<S>(M, whole, K, a, b.data, tile_columns<S>, b.row_stride, start, sink);
           if (whole < N) {
             S* panel = scratch<S>(Scratch::pack_b, packed_b_size<S>(K, N - whole));
             pack_b(b.at(0, whole), K, N - whole, panel);
-            multiply_block<S>(M, N - whole, K, a, panel, 0, tile_columns<S>, is_sum, sink.shifted(0, whole));
+            multiply_block<S>(M, N - whole, K, a, panel, 0, tile_columns<S>, start.at(0, whole),
+                              sink.shifted(0, whole));
           }
         }
         if (t.path != GemmPath::in_place) sink.done(0, 0, int(M), int(N));
@@ -283,16 +288,20 @@ void gemm_typed(const GemmArgs& args) {
       for_operands(one, [&](const View& v, Matrix<T>& m) {
         if (m.data) m.data += index % y.shape[axis] * v.strides[axis];
       });
+    one.start = one.epilogue.take_start();
     return one;
   };
+  if (batch == 1) p.start = p.epilogue.take_start();
+  const bool sums_in_y = batch == 1 ? p.epilogue.holds_sums() : product(0).epilogue.holds_sums();
   const GemmTile t = choose_tile({p.M, p.N, p.K, batch, p.a.row_stride, p.a.column_stride, p.b.row_stride,
-                                  p.b.column_stride, sizeof(T), sizeof(S), p.epilogue.holds_sums(),
+                                  p.b.column_stride, sizeof(T), sizeof(S), sums_in_y,
                                   dtype_of<T> == Dtype::bfloat16 && has_tiles(), num_threads()});
   if (batch == 1 && t.chunk_m >= p.M && t.chunk_n >= p.N) return run_chunk(p, t, 0, p.M, 0, p.N);
   const int64_t m_chunks = ceil_div(p.M, t.chunk_m), n_chunks = ceil_div(p.N, t.chunk_n);
   parallel_for(ceil_div(batch, t.chunk_batch) * m_chunks * n_chunks, [&](int64_t chunk) {
     const int64_t m0 = chunk % m_chunks * t.chunk_m, n0 = chunk / m_chunks % n_chunks * t.chunk_n;
     const int64_t m1 = smaller(m0 + t.chunk_m, p.M), n1 = smaller(n0 + t.chunk_n, p.N);
+    if (batch == 1) return run_chunk(p, t, m0, m1, n0, n1);
     const int64_t first = chunk / (m_chunks * n_chunks) * t.chunk_batch;
     for (int64_t i = first; i < smaller(first + t.chunk_batch, batch); ++i)
       run_chunk(product(i), t, m0, m1, n0, n1);

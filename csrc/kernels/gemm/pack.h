@@ -24,6 +24,16 @@ struct Matrix {
   LAMINA_INLINE Matrix<const T> readonly() const { return {data, row_stride, column_stride}; }
 };
 
+// What sums start from: element (i, j) at data[i * row_stride + j], or zeros where data is null.
+template <class S>
+struct Start {
+  const S* data = nullptr;
+  int64_t row_stride = 0;
+  LAMINA_INLINE Start at(int64_t i, int64_t j) const {
+    return {data ? data + i * row_stride + j : nullptr, row_stride};
+  }
+};
+
 // The lanes of vector j that lie in the n first columns of a panel.
 template <class S>
 LAMINA_INLINE int lanes_of(int64_t n, int j) {

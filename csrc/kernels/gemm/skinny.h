@@ -5,11 +5,11 @@
 
 namespace lamina::LAMINA_ISA {
 
-// C[i, j] (+)= sum_k A[i, k] * B[k, j] for MR rows of A and NR columns of B, both contiguous in k: a vector
+// C[i, j] = start[i, j] + sum_k A[i, k] * B[k, j] for MR rows of A and NR columns of B, both contiguous in k: a vector
 // runs along k in each of MR * NR accumulators, and its lanes are summed at the end.
 template <int MR, int NR, class S, class B>
 [[gnu::noinline]] void dot_tile(int64_t K, const S* a, int64_t row_stride, const B* b, int64_t column_stride,
-                                S* c, int64_t ld, bool is_sum) {
+                                S* c, int64_t ld, Start<S> start) {
   constexpr int N = Vec<S>::N;
   Accumulators<S, MR, NR> acc;
   acc.clear();
@@ -32,7 +32,7 @@ template <int MR, int NR, class S, class B>
 #pragma GCC unroll 8
     for (int j = 0; j < NR; ++j) {
       const S sum = reduce_add(acc.v[i][j]);
-      c[i * ld + j] = is_sum ? c[i * ld + j] + sum : sum;
+      c[i * ld + j] = start.data ? start.data[i * start.row_stride + j] + sum : sum;
     }
 }
 
@@ -41,14 +41,14 @@ inline constexpr int dot_rows = 3, dot_columns = 4;
 
 template <class S, class B>
 void dot_products(int64_t M, int64_t N, int64_t K, Bands<S> a, Matrix<const B> b, S* c, int64_t ld,
-                  bool is_sum) {
+                  Start<S> start) {
   for (int64_t j = 0; j < N;) {
     const bool is_wide = j + dot_columns <= N;
     for (int64_t i = 0; i < M; i += dot_rows) {
       const S* rows = a.data + i * a.row_stride;
       const B* columns = b.data + j * b.column_stride;
       const auto run = [&](auto dot) {
-        dot(K, rows, a.row_stride, columns, b.column_stride, c + i * ld + j, ld, is_sum);
+        dot(K, rows, a.row_stride, columns, b.column_stride, c + i * ld + j, ld, start.at(i, j));
       };
       switch (M - i) {
         case 1:
@@ -92,14 +92,14 @@ template <int MR, int KR, class S, class B>
     step(j, [n](const auto* p) { return Vec<S>::load(p, n); }, [n](S* p, Vec<S> v) { v.store(p, n); });
 }
 
-// C (M, N) (+)= A (M, K) * B (K, N) with contiguous rows of B, for up to rows_max_rows rows. KR rows of B at a time are
+// C (M, N) = start + A (M, K) * B (K, N) with contiguous rows of B, for up to rows_max_rows rows. KR rows of B at a time are
 // KR streams; MR * KR scalars of A stay in registers, and a block of sums in L1. The sums begin at zero, so that their
 // rounding errors grow with K and the number of calls, not with their product.
 inline constexpr int64_t rows_max_rows = 4;
 
 template <class S, class B>
 void sums_of_rows(int64_t M, int64_t N, int64_t K, Matrix<const S> a, Matrix<const B> b, S* c, int64_t ld,
-                  bool is_sum) {
+                  Start<S> start) {
   constexpr int64_t block = 512;
   S sums[rows_max_rows * block];
   const auto sweep = [&](auto add, auto add_one, int64_t rows, int64_t n, int64_t j) {
@@ -125,8 +125,8 @@ void sums_of_rows(int64_t M, int64_t N, int64_t K, Matrix<const S> a, Matrix<con
     }
     for (int64_t i = 0; i < M; ++i)
       for (int64_t l = 0; l < n; ++l) {
-        S* to = c + i * ld + j + l;
-        *to = is_sum ? *to + sums[i * block + l] : sums[i * block + l];
+        const S sum = sums[i * block + l];
+        c[i * ld + j + l] = start.data ? start.data[i * start.row_stride + j + l] + sum : sum;
       }
   }
 }
