@@ -5,18 +5,28 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from cases import materialise
-from harness import as_tuple, call, differentiable_inputs, label, samples, tape_vjp
+from harness import as_tuple, assert_same_bits, call, differentiable_inputs, label, samples, tape_vjp
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed (pip install torch)")
 ops = pytest.importorskip("lamina.torch.ops", reason="PyTorch is older than 2.10")
 import lamina.torch.functional as F  # noqa: E402
 
-FLOAT32 = [p for p in samples() if p.values[2] == "float32" and p.values[0].op in F.__all__]
-WITH_GRADIENT = [p for p in FLOAT32 if differentiable_inputs(p.values[0], p.values[1])]
+
+def float32_first(parameters):
+    """The parameters, other dtypes than float32 marked slow."""
+    for p in parameters:
+        marks = [*p.marks, *[pytest.mark.slow] * (p.values[2] != "float32")]
+        yield pytest.param(*p.values, id=p.id, marks=marks)
+
+
+HERE = [p for p in samples() if p.values[0].op in F.__all__]
+VALUES = list(float32_first(HERE))
+WITH_GRADIENT = list(float32_first(p for p in HERE if differentiable_inputs(p.values[0], p.values[1])))
 
 
 def to_torch(value):
@@ -30,18 +40,18 @@ def to_torch(value):
 
 
 def to_numpy(y):
-    return y.detach().numpy()
+    y = y.detach()
+    return y.view(torch.int16).numpy().view(ml_dtypes.bfloat16) if y.dtype == torch.bfloat16 else y.numpy()
 
 
-@pytest.mark.parametrize(("case", "sample", "dtype"), FLOAT32)
+@pytest.mark.parametrize(("case", "sample", "dtype"), VALUES)
 def test_an_op_gives_what_it_gives_on_own_tensors(case, sample, dtype):
     want = call(case, materialise(case, sample, dtype), sample.attrs)
     inputs = to_torch(materialise(case, sample, dtype))
     got = as_tuple(getattr(F, case.op)(*inputs, **sample.attrs))
     got = [to_numpy(y) for y in (*got, *(inputs[i] for i in case.mutates))]
     for i, (y, own) in enumerate(zip(got, want, strict=True)):
-        np.testing.assert_array_equal(y, own, err_msg=f"{label(case, sample)}, output {i}")
-        assert y.dtype == own.dtype
+        assert_same_bits(y, own, f"{label(case, sample, dtype)}, output {i}")
 
 
 @pytest.mark.parametrize(("case", "sample", "dtype"), WITH_GRADIENT)
@@ -54,17 +64,17 @@ def test_gradients_are_those_of_the_tape(case, sample, dtype, rng):
     for i in wrt:
         tensors[i].requires_grad_()
     outputs = as_tuple(getattr(F, case.op)(*tensors, **sample.attrs))
-    dys = [np.asarray(rng.standard_normal(tuple(y.shape)), np.float32) if y.requires_grad else None for y in outputs]
+    dys = [rng.standard_normal(y.shape).astype(to_numpy(y).dtype) if y.requires_grad else None for y in outputs]
     if all(dy is None for dy in dys):
         pytest.skip("no output has a gradient")
-    used = [(y, torch.from_numpy(dy)) for y, dy in zip(outputs, dys, strict=True) if dy is not None]
+    used = [(y, to_torch(dy)) for y, dy in zip(outputs, dys, strict=True) if dy is not None]
     got = torch.autograd.grad(
         [y for y, _ in used], [tensors[i] for i in wrt], [dy for _, dy in used], allow_unused=True
     )
     want = tape_vjp(case, inputs, sample.attrs, wrt, dys)
     for i, g, own in zip(wrt, got, want, strict=True):
         g = np.zeros_like(own) if g is None else to_numpy(g)
-        np.testing.assert_allclose(g, own, rtol=1e-5, atol=1e-6, err_msg=f"{label(case, sample)}, input {i}")
+        assert_same_bits(g, own, f"{label(case, sample, dtype)}, input {i}")
 
 
 def test_a_bare_op_does_not_lose_gradients_silently():
