@@ -311,6 +311,23 @@ def tape_vjp(case: Case, inputs: list[Any], attrs: dict[str, Any], wrt: list[int
     return [to_numpy(g) for g in gradients]
 
 
+def expected_gradients(vjp, inputs: list[Any], dys: list[Any], dtype: str, rng) -> list[tuple[np.ndarray, float]]:
+    """What `vjp(inputs, dys)` gives in float64, and the error that is allowed in `dtype`.
+
+    The tolerance is derived from the problem: rounding the operands anew (a relative change of eps/2) moves the exact
+    gradient by some amount, and whoever stores operands in this dtype makes an error of that order. We allow four times
+    the movement, maximised over three random roundings, plus four units in the last place of the largest element.
+    """
+    exact_inputs, exact_dys = cast(inputs, np.float64), cast(dys, np.float64)
+    exact = vjp(exact_inputs, exact_dys)
+    eps = eps_of(dtype)
+    movement = np.zeros(len(exact))
+    for _ in range(3):
+        moved = vjp(*(vary(x, -eps / 2, eps / 2, rng) for x in (exact_inputs, exact_dys)))
+        movement = np.maximum(movement, [np.abs(a - b).max(initial=0) for a, b in zip(moved, exact, strict=True)])
+    return [(want, 4 * m + 4 * eps * np.abs(want).max(initial=0)) for want, m in zip(exact, movement, strict=True)]
+
+
 def numeric_derivative(f, x: np.ndarray, direction: np.ndarray, step: float = 1e-5) -> float:
     """(f(x + h v) - f(x - h v)) / 2h. Truncation h^2/6 f''' and rounding eps f / h are both near 1e-11."""
     return (f(x + step * direction) - f(x - step * direction)) / (2 * step)

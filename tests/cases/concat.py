@@ -58,6 +58,7 @@ cases = [
             Sample("front", [Arr(2, 3), Arr(2, 3)]),
             Sample("back", [Arr(2, 3), Arr(2, 3), Arr(2, 3)], dim=-1),
             Sample("scalars", [Arr(), Arr()]),
+            Sample("empty", [Arr(0, 3), Arr(0, 3)], dim=1),
         ],
         family="layout",
     ),

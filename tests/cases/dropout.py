@@ -75,6 +75,7 @@ cases = [
         samples=[
             Sample("channels", Arr(3, 5, 4, 4), STATE.copy(), p=0.5),
             Sample("one channel", Arr(1, 1, 2, 3), STATE.copy(), p=0.5),
+            Sample("no images", Arr(0, 3, 2, 2), STATE.copy(), p=0.5),
             Sample("not training", Arr(2, 3, 2, 2), STATE.copy(), training=False),
         ],
         mutates=(1,),

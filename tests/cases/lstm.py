@@ -82,6 +82,7 @@ case = Case(
             bidirectional=True,
             batch_first=True,
         ),
+        Sample("no sequences", *operands(3, 0, 4, 5, layers=2, both=True), num_layers=2, bidirectional=True),
     ],
     errors=[
         Error(ValueError, "3 weights for 1 layers", Arr(2, 3, 4), weights(4, 5)[:3]),

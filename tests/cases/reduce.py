@@ -128,6 +128,7 @@ ARG = [
     Sample("NaN", np.array([[1.0, np.nan, 3.0, np.nan], [2.0, 5.0, 4.0, 5.0]]), dim=1),
     Sample("int64", Arr(5, 40, kind="int"), dim=1),
     Sample("bool", Arr(5, 40, kind="bool"), dim=0),
+    Sample("empty result", Arr(0, 7, kind="distinct"), dim=1),
 ]
 ARG_ERRORS = [Error(ValueError, "expected an axis of x", Arr(2, 3), dim=-3), *EMPTY]
 

@@ -35,6 +35,7 @@ cases = [
             Sample("squeezed", Arr(5, 6, 2), starts=(3, 0, 1), sizes=(1, 6, 1), steps=(1, 1, 1), squeeze=(0, 2)),
             Sample("squeezed backwards", Arr(5, 6), starts=(3, 5), sizes=(1, 6), steps=(1, -1), squeeze=(0,)),
             Sample("nothing", Arr(5, 6), starts=(0, 0), sizes=(0, 6), steps=(1, 1)),
+            Sample("empty", Arr(0, 6), starts=(0, 1), sizes=(0, 2), steps=(1, 2)),
             Sample("element", Arr(5, 6), starts=(2, 3), sizes=(1, 1), steps=(1, 1), squeeze=(0, 1)),
             Sample("scalar", Arr(), starts=(), sizes=(), steps=()),
         ],
@@ -67,6 +68,7 @@ cases = [
             Sample("rest", Arr(7, 4), split_size=3),
             Sample("larger than the axis", Arr(3, 4), split_size=9),
             Sample("sizes", Arr(4, 6), split_size=(1, 0, 5), dim=-1),
+            Sample("empty", Arr(0, 6), split_size=2, dim=1),
         ],
         errors=[
             Error(ValueError, "split_size is 0", Arr(4), split_size=0),
@@ -82,6 +84,7 @@ cases = [
             Sample("even", Arr(6, 4), chunks=3),
             Sample("rest", Arr(4, 7), chunks=3, dim=1),
             Sample("more than elements", Arr(2, 3), chunks=5),
+            Sample("empty", Arr(4, 0), chunks=2),
         ],
         errors=[Error(ValueError, "chunks is 0", Arr(4), chunks=0)],
         family="layout",
