@@ -32,6 +32,12 @@ py::object numpy_dtype(Dtype dtype) {
   return py::reinterpret_borrow<py::object>(cached);
 }
 
+std::optional<Dtype> find_dtype(std::string_view name) {
+  for (int i = 0; i < dtype_count; ++i)
+    if (name == name_of(Dtype(i))) return Dtype(i);
+  return std::nullopt;
+}
+
 Dtype parse_dtype(py::handle o) {
   if (py::isinstance<PyDtype>(o)) return o.cast<PyDtype>().dtype;
   std::string name;
@@ -51,8 +57,7 @@ Dtype parse_dtype(py::handle o) {
                         " is no dtype; expected one such as lamina.float32");
       }
   }
-  for (int i = 0; i < dtype_count; ++i)
-    if (name == name_of(Dtype(i))) return Dtype(i);
+  if (const std::optional<Dtype> dtype = find_dtype(name)) return *dtype;
   fail<TypeError>(
       "dtype", "'", name,
       "' is not supported; expected bool, uint8, int32, int64, float16, bfloat16, float32 or float64");

@@ -144,7 +144,7 @@ struct RecordedCall {
   Outputs out;
 
   // The gradients of what forward was called with; None where there is none or none is needed.
-  py::tuple gradients(const py::tuple& saved, const py::tuple& dys, const py::tuple& needs) const {
+  py::tuple gradients(const py::tuple& saved, const py::tuple& given_dys, const py::tuple& needs) const {
     Arrays inputs = in, outputs;
     for (const Array& y : out) outputs.push_back(y);
     size_t next = 0;
@@ -152,8 +152,16 @@ struct RecordedCall {
       for (size_t i = 0; i < arrays->size(); ++i)
         if ((*arrays)[i] && !(*arrays)[i].storage() && is_kept(mask, i))
           (*arrays)[i] = array_of(*op, i, PyTuple_GET_ITEM(saved.ptr(), Py_ssize_t(next++)));
+    py::tuple dys = given_dys;
     Arrays dy;
-    for (py::handle o : dys) dy.push_back(array_of(*op, 0, o.ptr()));
+    for (py::handle o : given_dys) {
+      Array& x = dy.emplace_back();
+      if (o.is_none() || read(o.ptr(), &x)) continue;
+      if (dys.is(given_dys)) dys = py::tuple(py::list(given_dys));  // a copy
+      const py::object in_memory = o.attr("resolve_neg")().attr("clone")();
+      dys[dy.size() - 1] = in_memory;
+      x = array_of(*op, 0, in_memory.ptr());
+    }
     SmallVector<bool, 8> is_needed;
     for (size_t i = 0; i < in.size(); ++i)
       is_needed.push_back(PyTuple_GET_ITEM(needs.ptr(), Py_ssize_t(i)) == Py_True);

@@ -37,6 +37,21 @@ Call::Call(const Op& op, PyObject* const* args, size_t given) {
   attr_count = given > inputs.size() ? given - inputs.size() : 0;
 }
 
+namespace {
+
+// Whether memory holds the negatives of a tensor's elements. PyTorch leaves it so in the imaginary parts of conjugated
+// numbers, which are every other real number: only a view whose strides are all even is asked.
+bool is_negated(PyObject* tensor, const View& v) {
+  for (int i = 0; i < v.ndim; ++i)
+    if (v.shape[i] > 1 && v.strides[i] % 2) return false;
+  static PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
+  PyObject* const answer = PyObject_CallMethodNoArgs(tensor, is_neg);
+  if (!answer) raise_python_error();
+  return py::reinterpret_steal<py::object>(answer).ptr() == Py_True;
+}
+
+}  // namespace
+
 bool read(PyObject* tensor, Array* array) {
   dlpack::Tensor d{};
   if (framework.api->view_of_object(tensor, &d) != 0) {
@@ -54,6 +69,7 @@ bool read(PyObject* tensor, Array* array) {
     v.strides[i] = d.strides ? d.strides[i] : expected;
     expected *= v.shape[i];
   }
+  if ((!v.data && v.size() > 0) || is_negated(tensor, v)) return false;
   // The caller holds the object for as long as the array lives.
   static const auto borrowed = make_ref<Storage>(nullptr, 0, nullptr);
   *array = Array(v, borrowed, from_dlpack_device(d.device.type, d.device.id));
@@ -66,15 +82,20 @@ const std::string& name_of_operand(const Op& op, size_t i) {
   return op.schema.inputs[std::min(i, op.schema.inputs.size() - 1)].name;
 }
 
+[[noreturn]] void unreadable(const Op& op, size_t i, const std::string& dtype, size_t ndim,
+                             const std::string& place) {
+  fail<TypeError>(op.name(), name_of_operand(op, i), " is a tensor of ", dtype, " with ", ndim, " axes",
+                  place, "; expected at most ", max_ndim,
+                  " axes of bool, uint8, int32, int64, float16, bfloat16, ",
+                  "float32 or float64, in memory of the CPU or a CUDA device");
+}
+
 [[noreturn]] void unreadable(const Op& op, size_t i, py::handle o) {
   if (!py::isinstance(o, framework.tensor_type))
     fail<TypeError>(op.name(), name_of_operand(op, i), " is a ", Py_TYPE(o.ptr())->tp_name,
                     "; expected a torch.Tensor");
-  fail<TypeError>(op.name(), name_of_operand(op, i), " is a tensor of ",
-                  std::string(py::str(o.attr("dtype"))), " with ", o.attr("ndim").cast<int>(), " axes on ",
-                  std::string(py::str(o.attr("device"))), "; expected at most ", max_ndim,
-                  " axes of bool, uint8, int32, int64, float16, bfloat16, ",
-                  "float32 or float64, in memory of the CPU or a CUDA device");
+  unreadable(op, i, py::str(o.attr("dtype")), o.attr("ndim").cast<size_t>(),
+             " on " + std::string(py::str(o.attr("device"))));
 }
 
 }  // namespace
@@ -263,8 +284,9 @@ py::list infer_exchanged(const std::string& name, const py::list& operands, cons
     }
     const auto [shape, strides, dtype] =
         o.cast<std::tuple<std::vector<int64_t>, std::vector<int64_t>, std::string>>();
-    View v{.dtype = parse_dtype(py::str(dtype)), .ndim = int(shape.size())};
-    check(v.ndim <= max_ndim, op.name(), "an operand has ", v.ndim, " axes; expected at most ", max_ndim);
+    const std::optional<Dtype> known = find_dtype(dtype);
+    if (!known || shape.size() > max_ndim) unreadable(op, in.size(), dtype, shape.size(), "");
+    View v{.dtype = *known, .ndim = int(shape.size())};
     std::copy(shape.begin(), shape.end(), v.shape);
     std::copy(strides.begin(), strides.end(), v.strides);
     in.emplace_back(v, Ref<Storage>{}, Device{});

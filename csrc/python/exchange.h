@@ -34,7 +34,7 @@ struct Call {
 
 using Arrays = SmallVector<Array, 8>;
 
-// A tensor's memory, for as long as the object lives; false where Lamina cannot read it.
+// A tensor's memory, for as long as the object lives; false where Lamina cannot read it, or it does not hold the elements.
 bool read(PyObject* tensor, Array* array);
 Array array_of(const Op& op, size_t operand, PyObject* tensor);  // empty for None
 // Gives Python numbers among the operands, so far empty arrays, the dtype and device of the tensors.

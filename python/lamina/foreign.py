@@ -101,7 +101,7 @@ def _take(value: Any) -> Any:
         return value
     if kind == "numpy":
         return _C.from_numpy(value)
-    return _C.from_dlpack(value.detach() if kind == "torch" else value)
+    return _C.from_dlpack(value.detach().resolve_neg() if kind == "torch" else value)
 
 
 def _give(kind: str, result: Any) -> Any:

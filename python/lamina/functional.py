@@ -218,7 +218,7 @@ def split(x: Tensor, *, split_size: int | tuple[int, ...] = 1, dim: int = 0) -> 
     else:
         sizes = list(split_size)
         if builtins.sum(sizes) != n or builtins.min(sizes, default=0) < 0:
-            raise ValueError(f"split: sizes {tuple(sizes)}; expected a sum of {n} (x {x.shape}, dim {dim})")
+            raise ValueError(f"split: sizes {tuple(sizes)}; expected a sum of {n} (x {tuple(x.shape)}, dim {dim})")
     starts, extents, steps = [0] * x.ndim, list(x.shape), [1] * x.ndim
     parts = []
     for size in sizes:
@@ -1258,8 +1258,9 @@ def max_pool2d(
     Raises:
         ValueError: a shape that is not (N, C, H, W), windows larger than padded x, padding of more than half a window.
         TypeError: other dtypes.
-    Note: of equal elements the first in row-major order wins; NaN wins over everything. For backward, where a tape is
-        open, one byte per element of y is kept (four where R·S > 256), and neither x nor y.
+    Note: of equal elements the first in row-major order wins (where 0 and −0 are equal, y may be the other zero); NaN
+        wins over everything. For backward, where a tape is open, one byte per element of y is kept (four where
+        R·S > 256), and neither x nor y.
     Source: agrees with torch.nn.functional.max_pool2d.
     Example:
         >>> F.max_pool2d(lamina.tensor([[[[1.0, 2.0], [4.0, 3.0]]]]), kernel_size=2)
@@ -1734,7 +1735,7 @@ def lstm(
         )
     for name, state in (("h0", h0), ("c0", c0)):
         if state is not None and (state.ndim != 3 or state.shape[0] != groups):
-            raise ValueError(f"lstm: {name} is {state.shape}; expected ({groups}, B, H)")
+            raise ValueError(f"lstm: {name} is {tuple(state.shape)}; expected ({groups}, B, H)")
     states: list[tuple[Tensor, Tensor]] = []
     y = x
     for layer in range(num_layers):

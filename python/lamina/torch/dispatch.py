@@ -19,7 +19,7 @@ import torch
 
 from lamina import _C, bridge
 from lamina.bridge import NAMES, RECORDS
-from lamina.torch.ops import LIBRARY, is_forward_mode_active, is_functorch_active, written
+from lamina.torch.ops import DTYPES, LIBRARY, is_fake_mode_active, is_forward_mode_active, is_functorch_active, written
 from lamina.torch.transforms import as_autocast_wants
 
 is_compiling = torch.compiler.is_dynamo_compiling
@@ -80,14 +80,16 @@ def _operands(name: str, given: tuple[Any, ...], n: int, promotes: str) -> tuple
         kinds = ", ".join(type(a).__name__ for a in given)
         raise TypeError(f"{name}: expected a torch.Tensor among the operands, not {kinds}")
     dtype = tensors[0].dtype
-    for a in inputs[first:]:
-        dtype = torch.promote_types(dtype, a.dtype) if isinstance(a, torch.Tensor) else _with_number(dtype, a)
-    if promotes == "floating" and not dtype.is_floating_point:
-        dtype = torch.float32
+    do_meet = all(t.dtype in DTYPES for t in tensors)  # otherwise the op names the one that it cannot read
+    if do_meet:
+        for a in inputs[first:]:
+            dtype = torch.promote_types(dtype, a.dtype) if isinstance(a, torch.Tensor) else _with_number(dtype, a)
+        if promotes == "floating" and not dtype.is_floating_point:
+            dtype = torch.float32
     for i in range(first, n):
         if not isinstance(inputs[i], torch.Tensor):
             inputs[i] = torch.tensor(inputs[i], dtype=dtype, device=tensors[0].device)
-        elif inputs[i].dtype != dtype:
+        elif do_meet and inputs[i].dtype != dtype:
             inputs[i] = inputs[i].to(dtype)
     return tuple(inputs)
 
@@ -251,11 +253,14 @@ def _state_of(generator: None, device: Any = "cpu") -> torch.Tensor:
     return torch.randint(2**62, (2,), device=device)
 
 
+def _are_values_unknown() -> bool:
+    """Whether a program is traced, or tensors are fake."""
+    return torch.compiler.is_compiling() or is_fake_mode_active()
+
+
 def rebind_functions(module: dict[str, Any]) -> list[str]:
     """Makes `module` a copy of ``lamina.functional`` that calls the ops registered here; gives the public names.
 
     The compiler looks a function's globals up by its module: that is why the copies have their own.
     """
-    return bridge.rebind_functions(
-        module, {name: dispatcher(name) for name in NAMES}, _state_of, torch.compiler.is_compiling
-    )
+    return bridge.rebind_functions(module, {name: dispatcher(name) for name in NAMES}, _state_of, _are_values_unknown)

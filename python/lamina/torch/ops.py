@@ -29,6 +29,11 @@ def is_forward_mode_active() -> bool:
     return getattr(forward_ad, "_current_level", 0) >= 0
 
 
+def is_fake_mode_active() -> bool:
+    """Whether tensors have shapes only."""
+    return torch._guards.detect_fake_mode() is not None
+
+
 is_autocast_enabled = _asking(
     "_is_any_autocast_enabled", lambda: torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
 )
@@ -44,6 +49,9 @@ _C.use_framework(
 
 LIBRARY = torch.library.Library("lamina", "DEF")  # ops live as long as this object
 
+DTYPES = {  # of operands
+    torch.bool, torch.uint8, torch.int32, torch.int64, torch.float16, torch.bfloat16, torch.float32, torch.float64,
+}  # fmt: skip
 _TYPES = {"int": "int", "float": "float", "bool": "bool", "str": "str", "dtype": "ScalarType", "ints": "int[]"}
 
 
@@ -82,6 +90,18 @@ def schema_of(name: str) -> str:
     return f"{name}({', '.join([*inputs, *attributes])}) -> {outputs}"
 
 
+def _device_of(name: str, operands: list[torch.Tensor | None]) -> torch.device:
+    """The one device of the operands: `infer` sees no devices, and tensors without data may claim any."""
+    specs = RECORDS[name]["inputs"]
+    named = [(specs[min(i, len(specs) - 1)]["name"], x.device) for i, x in enumerate(operands) if x is not None]
+    (first, device), *others = named
+    for other, its_device in others:
+        if its_device != device:
+            expected = "expected one device (Tensor.to moves a tensor)"
+            raise RuntimeError(f"{name}: {first} is on {device} but {other} is on {its_device}; {expected}")
+    return device
+
+
 def _fake(name: str) -> Callable[..., Any]:
     """Outputs without data, by the record's ``infer``: shapes, strides, dtypes, and the same errors."""
     record = RECORDS[name]
@@ -99,14 +119,14 @@ def _fake(name: str) -> Callable[..., Any]:
         operands += [None] * (n_inputs - len(values[:n_inputs]))
         attrs = tuple(values[n_inputs : n_inputs + n_attrs])
         keep = named.get("keep", args[n_inputs + n_attrs] if len(args) > n_inputs + n_attrs else False)
-        like = next(t for t in operands if t is not None)
         found = _C.infer_exchanged(name, [describe(t) for t in operands], attrs, bool(keep))
+        device = _device_of(name, operands)
         outputs = [
-            torch.empty_strided(shape, strides, dtype=getattr(torch, dtype), device=like.device)
+            torch.empty_strided(shape, strides, dtype=getattr(torch, dtype), device=device)
             for shape, strides, dtype in found
         ]
         states = (operands[i] for i in written(name))
-        outputs += [like.new_empty(0, dtype=torch.float32) if x is None else torch.empty_like(x) for x in states]
+        outputs += [torch.empty(0, device=device) if x is None else torch.empty_like(x) for x in states]
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
     return fake
