@@ -5,6 +5,7 @@ The default run takes one sample per op; `pytest -m slow tests/test_jax.py` take
 other versions of jaxlib.
 """
 
+import itertools
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 import lamina
 from cases import all_cases, is_floating, materialise
-from harness import as_tuple, call, differentiable_inputs, label, samples, tape_vjp
+from harness import as_tuple, assert_same_bits, call, differentiable_inputs, label, samples, tape_vjp
 
 pytest.importorskip("jax", reason="JAX is not installed (pip install jax)")
 import jax.ffi
@@ -29,12 +30,12 @@ ROOT = Path(__file__).resolve().parent.parent
 OTHER_VERSIONS = ("0.6.1", "0.8.1")
 
 
-def representative(parameters):
-    """The parameters, all marked slow but for one sample per op."""
+def representative(parameters, default="float32"):
+    """The parameters, all marked slow but for one sample per op, in the default dtype."""
     seen = set()
     for p in parameters:
         case, _, dtype = p.values
-        is_first = dtype == "float32" and case.op not in seen and not p.marks
+        is_first = dtype == default and case.op not in seen and not p.marks
         seen |= {case.op} if is_first else set()
         yield pytest.param(*p.values, id=p.id, marks=[] if is_first else [pytest.mark.slow])
 
@@ -122,39 +123,71 @@ def place(pattern, remaining):
     ]
 
 
+def watched_by(case, sample, inputs):
+    """Of the arrays among the inputs, those in lists, too: whether a gradient is tested here."""
+    tested = differentiable_inputs(case, sample)
+    if case.gradients is None and sample.has_gradient:
+        tested += [i for i, x in enumerate(inputs) if isinstance(x, list)]
+    return [i in tested and is_floating(x.dtype) for i, entry in enumerate(inputs) for x in flat([entry])]
+
+
+def as_function(case, sample, inputs, is_watched):
+    """The floating outputs as a function of the watched operands, and these."""
+    arrays = [jnp.asarray(x) for x in flat(inputs)]
+
+    def function(*watched):
+        watched = iter(watched)
+        operands = [next(watched) if w else x for w, x in zip(is_watched, arrays, strict=True)]
+        results = as_tuple(getattr(F, case.op)(*place(inputs, iter(operands)), **sample.attrs))
+        return [y for y in results[: len(results) - len(case.mutates)] if jnp.issubdtype(y.dtype, jnp.floating)]
+
+    return function, list(itertools.compress(arrays, is_watched))
+
+
 @pytest.mark.parametrize(("case", "sample", "dtype"), WITH_GRADIENT)
 def test_gradients_are_those_of_the_tape(case, sample, dtype, rng):
-    inputs = materialise(case, sample, dtype)
+    inputs = row_major(materialise(case, sample, dtype))
     wrt = [i for i in differentiable_inputs(case, sample) if isinstance(inputs[i], np.ndarray)]
-    results = call(case, materialise(case, sample, dtype), sample.attrs)
+    results = call(case, row_major(materialise(case, sample, dtype)), sample.attrs)
     dys = [
         np.asarray(rng.standard_normal(y.shape)).astype(y.dtype) if is_floating(y.dtype) else None
         for y in results[: len(results) - len(case.mutates)]
     ]
     if not wrt or all(dy is None for dy in dys):
         pytest.skip("the operands are a list" if not wrt else "no output has a gradient")
-
-    @jax.jit
-    def gradients(operands, dys):
-        def outputs_with_gradient(*watched):
-            arguments = list(operands)
-            for i, x in zip(wrt, watched, strict=True):
-                arguments[i] = x
-            outputs = as_tuple(getattr(F, case.op)(*arguments, **sample.attrs))
-            return [y for y in outputs[: len(dys)] if jnp.issubdtype(y.dtype, jnp.floating)]
-
-        _, vjp = jax.vjp(outputs_with_gradient, *(operands[i] for i in wrt))
-        return vjp([dy for dy in dys if dy is not None])
+    is_watched = [i in wrt for i, entry in enumerate(inputs) for _ in flat([entry])]
 
     with types_for(dtype, inputs):
-        got = gradients(to_jax(inputs), [None if dy is None else jnp.asarray(dy) for dy in dys])
-    want = tape_vjp(case, inputs, sample.attrs, wrt, dys)
-    tolerance = {"float64": 1e-12, "float32": 1e-5}.get(dtype, 3e-2)
-    for i, g, own in zip(wrt, got, want, strict=True):
+        function, watched = as_function(case, sample, inputs, is_watched)
+
+        def gradients(watched, dys):
+            return jax.vjp(function, *watched)[1](dys)
+
+        @jax.jit
+        def transformed(watched, dys):
+            twice = jax.tree.map(lambda x: jnp.stack([x, x]), (watched, dys))
+            return gradients(watched, dys), jax.vmap(gradients)(*twice)
+
+        one, two = transformed(watched, [jnp.asarray(dy) for dy in dys if dy is not None])
+    wants = tape_vjp(case, inputs, sample.attrs, wrt, dys)
+    for i, g, pair, own in zip(wrt, one, two, wants, strict=True):
         where = f"{label(case, sample, dtype)}, input {i}"
-        np.testing.assert_allclose(
-            np.asarray(g, np.float64), own.astype(np.float64), rtol=tolerance, atol=tolerance, err_msg=where
-        )
+        assert_same_bits(np.asarray(g), own, where)
+        for row in pair:
+            assert_same_bits(np.asarray(row), own, f"{where}, vmap")
+
+
+FLOAT64 = [p for p in HERE if p.values[2] == "float64" and any(watched_by(*p.values[:2], materialise(*p.values)))]
+
+
+@pytest.mark.parametrize(("case", "sample", "dtype"), list(representative(FLOAT64, "float64")))
+def test_gradients_are_derivatives(case, sample, dtype):
+    inputs = row_major(materialise(case, sample, dtype))
+    with wide_types():
+        function, watched = as_function(case, sample, inputs, watched_by(case, sample, inputs))
+        if not jax.eval_shape(function, *watched):
+            pytest.skip("no output has a gradient")
+        check_grads(jax.jit(function), watched, order=1, modes=["rev"])
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------
