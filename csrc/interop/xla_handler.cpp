@@ -8,7 +8,7 @@
 // with operands in the order of the schema: `_` is the next buffer, `int64` the next buffer, widened (JAX has int32 only,
 // unless asked), `-` none, and `float32[8,8]` an operand of which the vjp reads no values. The results of run and keep
 // are the op's outputs, then the new values of the operands that it writes; those of vjp are the gradients of the inputs
-// have a 1. The text holds all that there is to know, so compiled programs may be stored.
+// that have a 1. The text holds all that there is to know, so compiled programs may be stored.
 //
 // A call is executed again and again on buffers of the same shapes. On the CPU it is traced the first time, and where
 // its kernels are all that there is to it, those alone run from then on.
