@@ -288,6 +288,9 @@ bool is_traced_for(const Call& call, const CallBuffers& buffers) {
                     [](const BufferType& type, const Buffer* b) { return type.is_of(*b); });
 }
 
+// Larger temporaries are taken one after the other, from blocks that all calls share.
+constexpr int64_t most_temporaries = 1 << 20;
+
 void trace(Call& call, const CallFrame& frame, const CallBuffers& buffers) {
   call.program = {};
   if (buffers.size() <= Program::max_operands) {
@@ -295,7 +298,8 @@ void trace(Call& call, const CallFrame& frame, const CallBuffers& buffers) {
       compute(call, Reader(frame.arguments, {}, 0), Reader(frame.results, {}, frame.arguments.size));
     };
     const Ref<Program> program = Stream::trace(submit);
-    if (program->is_complete()) call.program = program;
+    if (!program->has_unchecked_values() && program->temporary_bytes() <= most_temporaries)
+      call.program = program;
   }
   call.traced_for.clear();
   for (const Buffer* b : buffers) call.traced_for.push_back({b->dtype, {b->dims, b->dims + b->rank}});

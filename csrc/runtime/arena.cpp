@@ -11,6 +11,7 @@
 #include <new>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 
 #include "base/check.h"
 
@@ -103,6 +104,7 @@ void* Arena::from_device(int64_t bytes) {
 
 void* Arena::from_parent(int64_t bytes) {
   if (parent_) return parent_->allocate(bytes);
+  if (addresses_) return addresses_ + std::exchange(addressed_, addressed_ + bytes);
   if (!device_.is_cpu()) return from_device(bytes);
   void* block = std::aligned_alloc(size_t(bytes >= huge_page ? huge_page : alignment), size_t(bytes));
   if (block && bytes >= huge_page) madvise(block, size_t(bytes), MADV_HUGEPAGE);
@@ -111,6 +113,7 @@ void* Arena::from_parent(int64_t bytes) {
 
 void Arena::to_parent(void* block, int64_t bytes) {
   if (parent_) return parent_->free(block, bytes);
+  if (addresses_) return;
   if (device_.is_cpu()) return std::free(block);
   give_block(device_, block);
 }
@@ -157,7 +160,7 @@ void Arena::free(void* block, int64_t bytes) {
   {
     Lock lock(*this);
     stats_.bytes_in_use -= granted;
-    if (parent_ || stats_.bytes_cached + granted <= cache_limit_) {
+    if (parent_ || addresses_ || stats_.bytes_cached + granted <= cache_limit_) {
       free_[size_t(size_class)].push_back(block);
       stats_.bytes_cached += granted;
       return;

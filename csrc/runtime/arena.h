@@ -45,6 +45,8 @@ class Arena : public RefCounted {
   static constexpr int64_t alignment = 64;
 
   explicit Arena(Device device, Ref<Arena> parent = {}) : device_(device), parent_(std::move(parent)) {}
+  // Hands out addresses from `addresses` on, where no memory lies: whoever uses them puts some there.
+  Arena(Device device, char* addresses) : device_(device), addresses_(addresses) {}
   ~Arena() override;
 
   void* allocate(int64_t bytes);
@@ -55,6 +57,7 @@ class Arena : public RefCounted {
   MemoryStats stats() const;
   void set_cache_limit(int64_t bytes);
   int64_t cache_limit() const { return cache_limit_; }
+  int64_t addressed_bytes() const { return addressed_; }  // of those without memory
 
  private:
   friend Arena& root_arena(Device);
@@ -76,6 +79,8 @@ class Arena : public RefCounted {
   int64_t cache_limit_ = 0;
   char* slab_ = nullptr;  // of a GPU: the rest of the block that small ones are cut from
   int64_t slab_left_ = 0;
+  char* addresses_ = nullptr;
+  int64_t addressed_ = 0;
 };
 
 }  // namespace lamina

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "base/check.h"
+#include "runtime/array.h"
 
 namespace lamina {
 namespace {
@@ -56,6 +58,8 @@ void Program::run() const {
 // operand's number and forty of an offset in it.
 constexpr uint64_t operand_bits = uint64_t{0x7ff4} << 48;
 
+constexpr size_t temporaries = Program::max_operands;  // as an operand
+
 void* Program::operand(size_t i) { return reinterpret_cast<void*>(operand_bits | uint64_t(i) << 40); }
 
 void Program::find_operands() {
@@ -66,10 +70,16 @@ void Program::find_operands() {
       if (*word >> 48 == operand_bits >> 48)
         places_.push_back({word, *word >> 40 & 0xff, *word & ((uint64_t{1} << 40) - 1)});
   }
+  for (const Ref<Arena>& arena : arenas_) temporary_bytes_ += arena->addressed_bytes();
 }
 
 void Program::run_on(std::span<void* const> operands) {
-  for (const Place& p : places_) *p.address = reinterpret_cast<uint64_t>(operands[p.operand]) + p.offset;
+  std::optional<Storage> memory;
+  if (temporary_bytes_ > 0) memory.emplace(temporary_bytes_, root_arena());
+  for (const Place& p : places_) {
+    void* const base = p.operand == temporaries ? memory->data() : operands[p.operand];
+    *p.address = reinterpret_cast<uint64_t>(base) + p.offset;
+  }
   run_commands();
 }
 
@@ -122,7 +132,8 @@ void* Program::keep(const void* bytes, int64_t size) {
 Arena& Program::arena(Device device) {
   for (const Ref<Arena>& arena : arenas_)
     if (arena->device() == device) return *arena;
-  arenas_.push_back(make_ref<Arena>(device, Ref<Arena>(&root_arena(device))));
+  arenas_.push_back(is_traced_ ? make_ref<Arena>(device, static_cast<char*>(operand(temporaries)))
+                               : make_ref<Arena>(device, Ref<Arena>(&root_arena(device))));
   return *arenas_.back();
 }
 

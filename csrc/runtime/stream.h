@@ -4,8 +4,8 @@
 // also appended to it: a kernel, a copy of its arguments and nothing else, so replay needs neither Python nor shapes.
 // Every address in the arguments stays valid because the recording thread allocates from the program's own arenas.
 //
-// A traced program is made without memory: addresses that stand for the operands are in the arguments of its kernels,
-// which are kept and not run; each run puts the operands of that call in their place.
+// A traced program is made without memory: addresses that stand for the operands and for temporaries are in the arguments
+// of its kernels, which are kept and not run; each run puts those of that call in their place.
 //
 // On a GPU, a kernel is a host function that launches grids on the stream; a recorded list of them is run once more
 // under stream capture, and replay is one launch of the resulting graph.
@@ -27,12 +27,13 @@ class Program : public RefCounted {
   ~Program() override;
   void run() const;  // replays all commands in order
 
-  static constexpr size_t max_operands = 256;
+  static constexpr size_t max_operands = 255;
   static void* operand(size_t i);  // the address that stands for the i-th operand of a traced program
   void run_on(std::span<void* const> operands);
-  // True iff a traced program is all that there is to a call: it needs no memory besides its operands, and no check of
-  // their values was left out.
-  bool is_complete() const { return memory_bytes() == 0 && !has_unchecked_values_; }
+  int64_t temporary_bytes() const { return temporary_bytes_; }  // that a run takes for itself
+  bool has_unchecked_values() const {
+    return has_unchecked_values_;
+  }  // whether a check of values was left out
 
   size_t size() const { return commands_.size(); }
   int64_t memory_bytes() const;  // held by its arenas at their peak
@@ -66,7 +67,7 @@ class Program : public RefCounted {
   std::vector<Chunk> chunks_;
   std::vector<Ref<RefCounted>> retained_;
   std::vector<Place> places_;
-  int64_t chunk_used_ = 0;
+  int64_t chunk_used_ = 0, temporary_bytes_ = 0;
   void* graph_ = nullptr;
   bool is_traced_ = false, has_unchecked_values_ = false;
 };
