@@ -6,7 +6,7 @@ float64 is held to the derivative itself, shorter dtypes to the float64 gradient
 import numpy as np
 import pytest
 
-from cases import is_floating, materialise
+from cases import Arr, is_floating, materialise
 from harness import (
     Expected,
     cast,
@@ -62,6 +62,37 @@ def test_gradient(case, sample, dtype, rng):
             at = np.argwhere(v)[0].tolist() if np.count_nonzero(v) == 1 else "along a random direction"
             is_right = abs(numeric - exact) <= bound or (np.isnan(numeric) and np.isnan(exact))
             assert is_right, f"{where}, {at}: {exact:.9g}; numeric {numeric:.9g}"
+
+
+def is_floating_operand(case, sample, i):
+    x = sample.inputs[i]
+    is_asked = case.gradients is None or i in case.gradients
+    return is_asked and isinstance(x, Arr) and is_floating(x.dtype_under("float32"))
+
+
+def watched(case, sample):
+    return [i for i in range(len(sample.inputs)) if is_floating_operand(case, sample, i)]
+
+
+EMPTY = [
+    p
+    for p in samples()
+    if watched(*p.values[:2]) and any(isinstance(x, Arr) and 0 in x.shape for x in p.values[1].inputs)
+]
+
+
+@pytest.mark.parametrize(("case", "sample", "dtype"), EMPTY)
+def test_gradients_where_there_are_no_elements(case, sample, dtype):
+    """Those of the empty operands are empty, and all are made without harm."""
+    inputs = materialise(case, sample, dtype)
+    wrt = watched(case, sample)
+    outputs = reference(case, cast(inputs, np.float64), sample.attrs)
+    outputs = outputs[: len(outputs) - len(case.mutates)]
+    dys = [np.ones(y.shape) if is_floating(y.dtype) else None for y in outputs]
+    if all(dy is None for dy in dys):
+        pytest.skip("no floating output")
+    for i, gradient in zip(wrt, tape_vjp(case, inputs, sample.attrs, wrt, dys), strict=True):
+        assert (gradient.shape, gradient.dtype) == (inputs[i].shape, inputs[i].dtype)
 
 
 @pytest.mark.parametrize(("case", "sample", "dtype"), SHORTER)

@@ -46,8 +46,8 @@ Conv2dPlan plan_for(ConvPass pass, const Conv2dArgs& a) {
   plan.partials = 1;
   if (pass == ConvPass::backward_weight) {
     plan.block_pixels = 256;  // a panel of dy: 16 KB (avx2), half of L1
-    plan.block_panels = smaller(p.per_group(), 8);
-    const int64_t cut = p.groups * ceil_div(p.per_group(), plan.block_panels);
+    plan.block_panels = larger(1, smaller(p.per_group(), 8));
+    const int64_t cut = larger(1, p.groups * ceil_div(p.per_group(), plan.block_panels));
     const int64_t useful = pixels * per_panel * p.per_group() * p.groups / task_flops / cut;
     const int64_t affordable = (int64_t(1) << 20) / larger(1, p.elements());
     // Each part has four blocks at least, so that adding the parts costs little against making them.
