@@ -197,7 +197,7 @@ class Calls(TorchDispatchMode):
         self.found = []
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if function.namespace == "lamina" and not function.__name__.startswith(("vjp", "backward")):
+        if function.namespace == "lamina":
             self.found.append((function, args))
         return function(*args, **(kwargs or {}))
 
@@ -206,21 +206,34 @@ def as_list(value):
     return value if isinstance(value, list) else [value]
 
 
-def first_samples():
-    """One sample of every op, the smallest that is not empty."""
+def first_samples(dtype="float32", *, is_empty=False):
+    """One sample of every op, the smallest; with or without an operand that has an axis of extent 0."""
     chosen = {}
     for p in samples():
-        case, sample, dtype = p.values
-        size = sum(np.size(x) for given in materialise(case, sample, dtype) for x in as_list(given) if x is not None)
-        if dtype == "float32" and case.op in F.__all__ and not sample.is_slow and size:
-            chosen[case.op] = min(chosen.get(case.op, (size, p)), (size, p), key=lambda found: found[0])
-    return [pytest.param(*p.values, id=name) for name, (_, p) in sorted(chosen.items())]
+        case, sample, its_dtype = p.values
+        sizes = [np.size(x) for given in materialise(*p.values) for x in as_list(given) if x is not None]
+        if its_dtype == dtype and case.op in F.__all__ and not sample.is_slow and (0 in sizes) == is_empty:
+            chosen[case.op] = min(chosen.get(case.op, (sum(sizes), p)), (sum(sizes), p), key=lambda found: found[0])
+    return [
+        pytest.param(*p.values, id=f"{name}-{'empty' if is_empty else dtype}")
+        for name, (_, p) in sorted(chosen.items())
+    ]
 
 
 def calls_of(case, sample, dtype):
     with Calls() as calls:
         getattr(F, case.op)(*to_torch(materialise(case, sample, dtype)), **sample.attrs)
     return calls.found
+
+
+def vjp_calls_of(case, sample, dtype):
+    """The calls of registered gradients, of all floating operands."""
+    args = with_tensors(to_torch(materialise(case, sample, dtype)), requiring_grad)
+    with Calls() as calls:
+        ys = [y for y in as_tuple(getattr(F, case.op)(*args, **sample.attrs)) if y.requires_grad]
+        if ys:
+            torch.autograd.backward(ys, [torch.ones_like(y) for y in ys])
+    return [(op, args) for op, args in calls.found if op._schema.name.endswith("_vjp")]
 
 
 def with_tensors(args, change):
@@ -287,16 +300,25 @@ def test_layouts_do_not_matter(case, sample, dtype):
 
 
 QUICK_CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor")
+CHECKED = [*first_samples(), *first_samples("bfloat16"), *first_samples(is_empty=True)]
 
 
-@pytest.mark.parametrize(("case", "sample", "dtype"), first_samples())
+@pytest.mark.parametrize(("case", "sample", "dtype"), CHECKED)
 def test_registered_ops_pass_pytorch_s_quick_checks(case, sample, dtype):
     for op, args in calls_of(case, sample, dtype):
         torch.library.opcheck(op, with_tensors(args, requiring_grad), test_utils=QUICK_CHECKS)
+    for op, args in vjp_calls_of(case, sample, dtype):
+        torch.library.opcheck(op, with_tensors(args, torch.Tensor.detach), test_utils=QUICK_CHECKS)
+
+
+def test_every_registered_op_is_checked():
+    checked = {op._schema.name for p in CHECKED for of in (calls_of, vjp_calls_of) for op, _ in of(*p.values)}
+    registered = {*ops.NAMES, *(f"{name}_vjp" for name in ops.NAMES if ops.RECORDS[name]["differentiable"])}
+    assert checked == {f"lamina::{name}" for name in registered}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "sample", "dtype"), first_samples())
+@pytest.mark.parametrize(("case", "sample", "dtype"), CHECKED)
 def test_every_registered_op_passes_pytorch_s_checks(case, sample, dtype):
     for op, args in calls_of(case, sample, dtype):
         # The last check compares all outputs, and NaN (the variance of one number) with itself as unequal. What an LSTM
