@@ -9,21 +9,27 @@ namespace lamina::simt {
 
 namespace {
 
-// Runs a step of an operation as ThreadSanitizer's thread `fiber`.
-void run_as(void* fiber, std::function<void()>& step) {
+// Runs a step of an operation as `identity`.
+void run_as(void* identity, std::function<void()>& step) {
   if (!step) return;
   struct Return {
     void* caller = tsan::current();
     ~Return() { tsan::switch_to(caller); }
   } after;
-  tsan::switch_to(fiber);
+  tsan::switch_to(identity);
   step();
   step = nullptr;
 }
 
 }  // namespace
 
-void Operation::run_fetch() { run_as(tsan_fiber, fetch); }
+void Operation::run_begin(std::shared_ptr<void> as) {
+  identity = std::move(as);
+  tsan::precede(identity.get());
+  run_as(identity.get(), begin);
+}
+
+void Operation::run_fetch() { run_as(identity.get(), fetch); }
 
 void Operation::run_land() {
   run_fetch();
@@ -31,12 +37,12 @@ void Operation::run_land() {
     land();
     tsan::release(&engine().end_of_launch);
   };
-  run_as(tsan_fiber, last);
-  tsan::destroy(tsan_fiber);
-  tsan_fiber = nullptr;
+  run_as(identity.get(), last);
 }
 
 void Groups::issue(Operation op) {
+  if (!identity) identity = engine().new_identity();
+  op.run_begin(identity);
   op.group = committed;
   if (engine().async == Async::early) {
     op.run_land();
@@ -61,6 +67,12 @@ void Groups::land_all() {
   wait(0);
 }
 
+void Groups::commit(bool lands_in_order) {
+  land_at_random(lands_in_order);
+  ++committed;
+  identity = nullptr;
+}
+
 void Groups::land_at_random(bool in_order) {
   if (pending.empty() || engine().async != Async::random || engine().random(4)) return;
   const size_t i = in_order ? 0 : engine().random(pending.size());
@@ -69,6 +81,7 @@ void Groups::land_at_random(bool in_order) {
 }
 
 void Engine::issue(Operation op) {
+  op.run_begin(new_identity());
   if (async == Async::early) {
     op.run_land();
   } else {
@@ -138,29 +151,28 @@ void copy_async(void* shared, const void* global, int bytes, int valid) {
   check_aligned(global, bytes);
   locate(shared, bytes, "cp.async");
   check_global(global, valid, "cp.async reads");
-  Operation op = {.name = "cp.async"};
-  std::function<void()> poisoning = [=] {
-    tsan::write(shared, size_t(bytes));
-    const tsan::Ignore inner;
-    std::memset(shared, 0xff, size_t(bytes));
-  };
   char* order = &engine().running().copies.order;
-  op.land = [=] {
-    copy(shared, global, valid);
-    tsan::write(shared, size_t(bytes));
-    tsan::release(order);
-    const tsan::Ignore inner;
-    std::memset(static_cast<char*>(shared) + valid, 0, size_t(bytes - valid));
-  };
-  run_as(op.tsan_fiber, poisoning);
-  engine().running().copies.issue(std::move(op));
+  engine().running().copies.issue({.name = "cp.async",
+                                   .begin =
+                                       [=] {
+                                         tsan::write(shared, size_t(bytes));
+                                         const tsan::Ignore inner;
+                                         std::memset(shared, 0xff, size_t(bytes));
+                                       },
+                                   .land =
+                                       [=] {
+                                         copy(shared, global, valid);
+                                         tsan::write(shared, size_t(bytes));
+                                         tsan::release(order);
+                                         const tsan::Ignore inner;
+                                         std::memset(static_cast<char*>(shared) + valid, 0,
+                                                     size_t(bytes - valid));
+                                       }});
 }
 
 void copy_commit() {
   const tsan::Ignore ignore;
-  Groups& copies = engine().running().copies;
-  copies.land_at_random(false);
-  ++copies.committed;
+  engine().running().copies.commit(false);
 }
 
 void copy_wait(int pending) {
@@ -181,17 +193,16 @@ void check_bulk(const void* a, const void* b, int64_t bytes) {
 // Issues a copy into shared memory whose bytes an mbarrier counts.
 void issue_load(const char* name, Place to, void* barrier, int64_t bytes, std::function<void(char*)> read) {
   mbarrier_at(barrier);
-  Operation op = {.name = name};
-  std::function<void()> poisoning = [=] { poison(*to.block, to.offset, bytes); };
-  run_as(op.tsan_fiber, poisoning);
-  op.land = [=] {
-    std::vector<char> data(static_cast<size_t>(bytes));
-    read(data.data());
-    write_published(*to.block, to.offset, data.data(), bytes);
-    const tsan::Ignore inner;
-    mbarrier_at(barrier).complete(bytes);
-  };
-  engine().issue(std::move(op));
+  engine().issue({.name = name,
+                  .begin = [=] { poison(*to.block, to.offset, bytes); },
+                  .land =
+                      [=] {
+                        std::vector<char> data(static_cast<size_t>(bytes));
+                        read(data.data());
+                        write_published(*to.block, to.offset, data.data(), bytes);
+                        const tsan::Ignore inner;
+                        mbarrier_at(barrier).complete(bytes);
+                      }});
 }
 
 }  // namespace
@@ -231,9 +242,7 @@ void bulk_store(void* global, const void* shared, int64_t bytes) {
 
 void bulk_commit() {
   const tsan::Ignore ignore;
-  Groups& stores = engine().running().stores;
-  stores.land_at_random(false);
-  ++stores.committed;
+  engine().running().stores.commit(false);
 }
 
 void bulk_wait(int pending, bool only_reads) {

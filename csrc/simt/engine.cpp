@@ -15,7 +15,8 @@ namespace {
 
 constexpr int64_t page = 4096, canary_bytes = 1024;
 constexpr int64_t max_idle_yields = 1000000;  // of threads that spin, with nothing else going on
-constexpr size_t max_tsan_fibers = 4000;
+constexpr size_t least_identities = 1024;     // of threads: four blocks of 256 in a row are strangers
+constexpr size_t least_resting = 256;         // identities of operations
 
 Index index_of(Extent e) { return {uint32_t(e.x), uint32_t(e.y), uint32_t(e.z)}; }
 
@@ -173,6 +174,19 @@ void Engine::fail_soon(std::string error) {
   if (error_.empty()) error_ = std::move(error);
 }
 
+// Goes back when the last operation that has it is gone.
+std::shared_ptr<void> Engine::new_identity() {
+  void* identity = nullptr;
+  if (resting_identities_.size() > least_resting) {
+    identity = resting_identities_.front();
+    resting_identities_.pop_front();
+  } else {
+    identity = tsan::create();
+  }
+  if (!identity) return nullptr;
+  return {identity, [this](void* p) { resting_identities_.push_back(p); }};
+}
+
 // The block whose threads go on, if any of them can: one runs as far ahead of the others as it gets.
 Block* Engine::pick_block() {
   if (schedule == Schedule::random) {
@@ -226,7 +240,7 @@ void Engine::go_on() {
     thread_index = next->index;
     block_index = next->block->index;
   }
-  tsan::switch_to(next ? next->tsan_fiber : main_tsan_fiber_);
+  tsan::switch_to(next ? next->fiber->identity() : main_identity_);
   Fiber::switch_to(from ? *from->fiber : main_, next ? *next->fiber : main_);
 }
 
@@ -239,7 +253,7 @@ void Engine::entry() {
   }
   Thread& t = e.running();
   tsan::release(&e.end_of_launch);
-  tsan::switch_to(e.main_tsan_fiber_);  // which ignores all that follows
+  tsan::switch_to(e.main_identity_);  // which ignores all that follows
   t.has_ended = true;
   t.warp->ended |= 1u << t.lane;
   e.idle_yields_ = 0;
@@ -275,15 +289,15 @@ void Engine::run_group(const std::vector<Index>& firsts) {
       cluster.blocks.push_back(blocks_.back().get());
     }
   }
-  size_t next_fiber = 0;
+  const size_t ring = std::max(blocks_.size() * size_t(threads), tsan::is_on() ? least_identities : 0);
+  while (fibers_.size() < ring) fibers_.push_back(std::make_unique<Fiber>());
   for (auto& block : blocks_) {
     Block& b = *block;
     b.barriers[0].expected = threads;
     b.warps.resize(size_t(threads + warp_size - 1) / warp_size);
     for (int i = 0; i < threads; ++i) {
-      if (next_fiber == fibers_.size()) fibers_.push_back(std::make_unique<Fiber>());
       Thread& t = b.threads.emplace_back();
-      t.fiber = fibers_[next_fiber++].get();
+      t.fiber = fibers_[next_fiber_++ % ring].get();
       t.block = &b;
       t.number = i;
       t.lane = i % warp_size;
@@ -294,8 +308,6 @@ void Engine::run_group(const std::vector<Index>& firsts) {
       const int x = int(launch_->block.x), y = int(launch_->block.y);
       t.index = {uint32_t(i % x), uint32_t(i / x % y), uint32_t(i / (x * y))};
       t.fiber->start(entry);
-      t.tsan_fiber = tsan::create();
-      if (t.tsan_fiber) tsan_fibers_.push_back(t.tsan_fiber);
       b.ready.push_back(&t);
     }
   }
@@ -312,7 +324,6 @@ void Engine::run_group(const std::vector<Index>& firsts) {
 }
 
 void Engine::forget_group() {
-  for (Operation& op : transactions_) tsan::destroy(op.tsan_fiber);
   transactions_.clear();
   yielded_.clear();
   favourite_ = nullptr;
@@ -359,7 +370,7 @@ void Engine::run(const char* name, const Launch& launch, const std::function<voi
   body_ = &body;
   error_.clear();
   forget_group();
-  main_tsan_fiber_ = tsan::current();
+  main_identity_ = tsan::current();
   block_extent = index_of(launch.block);
   grid_extent = index_of(launch.grid);
   const Extent c = launch.cluster;
@@ -370,23 +381,16 @@ void Engine::run(const char* name, const Launch& launch, const std::function<voi
   if (schedule == Schedule::lifo) std::reverse(firsts.begin(), firsts.end());
   if (schedule == Schedule::random)
     for (size_t i = firsts.size(); i > 1; --i) std::swap(firsts[i - 1], firsts[random(i)]);
-  auto forget = [&] {
-    for (void* fiber : tsan_fibers_) tsan::destroy(fiber);
-    tsan_fibers_.clear();
-  };
   if (launch.is_cooperative) {
     run_group(firsts);
   } else {
-    for (size_t i = 0; i < firsts.size() && error_.empty(); ++i) {
-      run_group({firsts[i]});
-      if (tsan_fibers_.size() > max_tsan_fibers) forget();
-    }
+    for (size_t i = 0; i < firsts.size() && error_.empty(); ++i) run_group({firsts[i]});
   }
   tsan::acquire(&end_of_launch);
-  forget();
-  if (!error_.empty())
-    throw StateError(cat(name, ": ", error_, "\n  grid ", launch.grid, ", block ", launch.block, ", cluster ",
-                         launch.cluster, ", ", launch.shared, " bytes of shared memory"));
+  if (error_.empty()) return;
+  fibers_.clear();  // threads that were given up left theirs in the middle of something
+  throw StateError(cat(name, ": ", error_, "\n  grid ", launch.grid, ", block ", launch.block, ", cluster ",
+                       launch.cluster, ", ", launch.shared, " bytes of shared memory"));
 }
 
 void run(const char* name, const Launch& launch, const std::function<void()>& body) {

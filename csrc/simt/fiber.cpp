@@ -53,6 +53,7 @@ lamina_simt_switch:
 
 Fiber::Fiber() = default;
 Fiber::~Fiber() {
+  tsan::destroy(identity_);
   if (stack_) munmap(stack_, stack_bytes);
 }
 
@@ -61,16 +62,13 @@ Fiber::~Fiber() {
 Fiber::Fiber() : saved_(new ucontext_t) {}
 Fiber::~Fiber() {
   delete static_cast<ucontext_t*>(saved_);
+  tsan::destroy(identity_);
   if (stack_) munmap(stack_, stack_bytes);
 }
 
 #endif
 
 void Fiber::start(void (*entry)()) {
-  if (stack_ && tsan::is_on()) {  // forgets who used it before
-    munmap(stack_, stack_bytes);
-    stack_ = nullptr;
-  }
   if (!stack_) {
     stack_ = mmap(nullptr, stack_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
                   -1, 0);
@@ -79,7 +77,9 @@ void Fiber::start(void (*entry)()) {
       throw std::bad_alloc();
     }
     mprotect(stack_, guard_bytes, PROT_NONE);
+    identity_ = tsan::create();
   }
+  tsan::precede(identity_);
   entry_ = entry;
   fake_stack_ = nullptr;
   bottom_ = static_cast<char*>(stack_) + guard_bytes;

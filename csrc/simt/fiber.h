@@ -16,6 +16,8 @@ class Fiber {
 
   // The next switch to this fiber calls entry() on its stack. entry() must not return.
   void start(void (*entry)());
+  // To ThreadSanitizer. Whoever has the stack has the identity, so that nobody meets there what another left behind.
+  void* identity() const { return identity_; }
   // Leaves `from`, which runs, and goes on in `to`. A fiber that was never started stands for the thread itself.
   static void switch_to(Fiber& from, Fiber& to);
 
@@ -25,6 +27,7 @@ class Fiber {
 
   void (*entry_)() = nullptr;
   void* stack_ = nullptr;
+  void* identity_ = nullptr;
   void* saved_ = nullptr;         // stack pointer, or ucontext_t
   void* fake_stack_ = nullptr;    // AddressSanitizer's
   const void* bottom_ = nullptr;  // what AddressSanitizer is to take for the stack

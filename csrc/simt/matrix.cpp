@@ -286,10 +286,7 @@ void wgmma_commit() {
   const tsan::Ignore ignore;
   Groups* groups = &engine().running().warp->wgmmas;
   int lane = engine().running().lane;
-  meet("wgmma_commit", 0xffffffffu, &lane, [=](void* const*, uint32_t) {
-    groups->land_at_random(true);
-    ++groups->committed;
-  });
+  meet("wgmma_commit", 0xffffffffu, &lane, [=](void* const*, uint32_t) { groups->commit(true); });
 }
 
 void wgmma_wait(int pending) {

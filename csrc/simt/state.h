@@ -73,14 +73,16 @@ struct Meeting : Waitable {
   std::string describe() const override;
 };
 
-// An operation that has been issued and has not landed. `fetch`, where there is one, reads a source that must stay as
-// it is until then; `land` does the rest. Both run as a thread of their own to ThreadSanitizer, born at the issue.
+// An operation that is issued now and lands later. `begin`, where there is one, poisons what it will write; `fetch`, where
+// there is one, reads a source that must stay as it is until then; `land` does the rest. To ThreadSanitizer they run as a
+// thread of their own, which knows what its issuer has done.
 struct Operation {
   const char* name;
-  std::function<void()> fetch = nullptr, land = nullptr;
+  std::function<void()> begin = nullptr, fetch = nullptr, land = nullptr;
   int group = 0;
-  void* tsan_fiber = tsan::create();
+  std::shared_ptr<void> identity = nullptr;
 
+  void run_begin(std::shared_ptr<void> as);
   void run_fetch();
   void run_land();
 };
@@ -89,11 +91,15 @@ struct Operation {
 struct Groups {
   int committed = 0;
   std::vector<Operation> pending;
+  std::shared_ptr<void> identity = nullptr;  // of the group that is being issued
   char order = 0;
 
   void issue(Operation op);
+  void commit(bool lands_in_order);
   void wait(int groups_left, bool only_reads = false);
   void land_all();
+
+ private:
   void land_at_random(bool in_order);
 };
 
@@ -118,7 +124,6 @@ struct Warp {
 
 struct Thread {
   Fiber* fiber = nullptr;
-  void* tsan_fiber = nullptr;
   Block* block = nullptr;
   Warp* warp = nullptr;
   Index index;
@@ -190,9 +195,10 @@ class Engine {
   void wait(Waitable& what);
   void wake(Thread& t);
   void yield();
-  void fail_soon(std::string error);  // once the running thread gives way
-  void issue(Operation op);           // of the block, signalled by an mbarrier
-  uint64_t random(uint64_t n);        // below n
+  void fail_soon(std::string error);     // once the running thread gives way
+  void issue(Operation op);              // of the block, signalled by an mbarrier
+  std::shared_ptr<void> new_identity();  // of operations, to ThreadSanitizer
+  uint64_t random(uint64_t n);           // below n
 
   Schedule schedule = Schedule::fifo;
   Async async = Async::late;
@@ -214,10 +220,11 @@ class Engine {
   const Launch* launch_ = nullptr;
   const std::function<void()>* body_ = nullptr;
   Fiber main_;
-  void* main_tsan_fiber_ = nullptr;
-  std::vector<std::unique_ptr<Fiber>> fibers_;  // kept for the next launch
+  void* main_identity_ = nullptr;
+  std::vector<std::unique_ptr<Fiber>> fibers_;  // threads take them in turns
+  size_t next_fiber_ = 0;
+  std::deque<void*> resting_identities_;  // of operations that have landed, the oldest first
   std::vector<std::unique_ptr<SharedMemory>> spare_memory_;
-  std::vector<void*> tsan_fibers_;  // kept until the launch ends: an identity is not used twice
   std::deque<std::unique_ptr<Cluster>> clusters_;
   std::deque<std::unique_ptr<Block>> blocks_;
   std::deque<Thread*> yielded_;
