@@ -38,6 +38,10 @@ struct Launch {
 // Blocks along y and z at most, and as many as are wanted along x where blocks go through several tiles.
 inline constexpr int64_t grid_limit = 65535;
 
+// A block for each of `tiles`, which is the kernel's prim::block(): along x, and along y where x has no more, so that the
+// last row may have blocks without a tile.
+inline Extent grid_of(int64_t tiles) { return {smaller(tiles, INT32_MAX), ceil_div(tiles, INT32_MAX)}; }
+
 struct DeviceProperties {
   int sm_count;
   int architecture;    // 80, 86, 89, 90, 100, 120

@@ -44,6 +44,9 @@ LAMINA_PRIM int warp() { return thread() / warp_size; }
 LAMINA_PRIM int threads() { return int(blockDim.x * blockDim.y * blockDim.z); }
 LAMINA_PRIM int warps() { return (threads() + warp_size - 1) / warp_size; }
 
+// Number of the block in a grid with x and y.
+LAMINA_PRIM int64_t block() { return int64_t(blockIdx.y) * gridDim.x + blockIdx.x; }
+
 // The block's shared memory, 1024-byte aligned: one struct per kernel, whose size the launch passes.
 template <class T>
 LAMINA_PRIM T& shared_memory() {

@@ -154,10 +154,8 @@ void depthwise_sum(const char* name, const TapSum& p) {
 template <class T, class Tile>
 void launch_tap_sum(const char* name, const TapSum& p) {
   launch(name, tap_sum_kernel<T, Tile>,
-         {.grid = {std::min(p.blocks(), most_blocks)},
-          .block = {Tile::threads},
-          .shared = sizeof(TapSumShared<T, Tile>)},
-         p, prim::Divider(larger(1, p.depth)));
+         {.grid = grid_of(p.blocks()), .block = {Tile::threads}, .shared = sizeof(TapSumShared<T, Tile>)}, p,
+         prim::Divider(larger(1, p.depth)));
 }
 
 template <class T>
@@ -199,9 +197,7 @@ void launch_pixel_sum(PixelSum p) {
   p.split(split_count<T>(p), Tile::K);
   const DeviceScratch<Compute<T>> partial(p.splits * p.size());
   launch("conv2d_backward_weight", pixel_sum_kernel<T, Tile>,
-         {.grid = {std::min(p.blocks(), most_blocks)},
-          .block = {Tile::threads},
-          .shared = sizeof(SimtShared<T, Tile>)},
+         {.grid = grid_of(p.blocks()), .block = {Tile::threads}, .shared = sizeof(PixelSumShared<T, Tile>)},
          p, partial.data());
   add_parts<T>(p, partial.data());
 }

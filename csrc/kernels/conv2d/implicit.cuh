@@ -90,7 +90,8 @@ struct TapSum {
 };
 
 struct TapTile {
-  int64_t row, column, group;
+  int64_t row;
+  int column, group;
   Axis h, w;    // of the phase
   bool exists;  // a phase may have fewer pixels than others
 };
@@ -101,8 +102,8 @@ LAMINA_PRIM TapTile tile_at(const TapSum& p, int64_t block) {
   const int64_t phases_w = p.is_backward ? p.phases_of(1) : 1, row = rows % p.row_tiles * p.tile_rows;
   const Axis h = p.axis(0, phase / phases_w), w = p.axis(1, phase % phases_w);
   return {.row = row,
-          .column = block % p.column_tiles * p.tile_columns,
-          .group = groups % p.a.groups,
+          .column = int(block % p.column_tiles * p.tile_columns),
+          .group = int(groups % p.a.groups),
           .h = h,
           .w = w,
           .exists = row < p.result().shape[0] * h.count * w.count};
@@ -118,6 +119,7 @@ struct PixelRow {
 LAMINA_PRIM void fill_rows(PixelRow* rows, const TapSum& p, const TapTile& tile) {
   const View &source = p.source(), &result = p.result();
   const Axis &h = tile.h, &w = tile.w;
+#pragma unroll 1  // one or two
   for (int row = prim::thread(); row < int(p.tile_rows); row += prim::threads()) {
     const int64_t m = tile.row + row, line = m / w.count, image = line / h.count;
     const int64_t j = m - line * w.count, i = line - image * h.count;

@@ -49,6 +49,10 @@ struct ChunkOfTaps {
   }
 };
 
+// The sums of three planes leave registers for the addresses of one pass.
+template <class Tile, int passes>
+inline constexpr int passes_at_a_time = Tile::planes == 3 ? 1 : passes;
+
 template <class Tile>
 struct SourceChunks {
   using Element = typename Tile::Element;
@@ -78,7 +82,7 @@ struct SourceChunks {
     const bool exists = chunk.find(slice, at);
     const int down = at.r * step_h, right = at.s * step_w;
     const Element* from = data + (int64_t(down) * W + right) * pixel + at.channel * 8;
-#pragma unroll
+#pragma unroll(passes_at_a_time<Tile, passes>)
     for (int pass = 0; pass < passes; ++pass) {
       const PixelRow& row = rows[pass * rows_per_pass];
       const bool is_inside = exists && uint32_t(row.h) + uint32_t(down) < uint32_t(H) &&
@@ -122,7 +126,7 @@ struct FilterChunks {
     TapChannel at;
     const bool exists = chunk.find(slice, at);
     const Element* from = data + at.r * row_stride + at.s * tap_stride + at.channel * 8;
-#pragma unroll
+#pragma unroll(passes_at_a_time<Tile, passes>)
     for (int pass = 0; pass < passes; ++pass) {
       const bool is_inside = exists && pass * lines_per_pass < lines;
       const int offset = Tile::B::offset(prim::thread() / Tile::B::chunks + pass * lines_per_pass,
@@ -184,23 +188,24 @@ struct TapSumMmaShared {
 
 // T: of the result.
 template <class T, class Tile>
-__global__ void __launch_bounds__(Tile::threads)
+__global__ void __launch_bounds__(Tile::threads, Tile::blocks)
     tap_sum_mma_kernel(TapSum p, ChunkedPixels pixels, ChunkedFilters filters) {
+  static_assert(sizeof(TapSumMmaShared<Tile>) <= 99 << 10, "what a block of sm_86 or sm_120 may have");
   auto& shared = prim::shared_memory<TapSumMmaShared<Tile>>();
-  for (int64_t block = blockIdx.x; block < p.blocks(); block += gridDim.x) {
-    const TapTile tile = tile_at(p, block);
-    if (!tile.exists) continue;
-    fill_rows(shared.rows, p, tile);
-    const SourceChunks<Tile> a(tile, pixels, shared.rows);
-    const FilterChunks<Tile> b(p, tile, filters, pixels.chunks);
-    float sums[Tile::fragments_m][Tile::fragments_n][4] = {};
-    multiply<Tile>(shared.tiles, ceil_div(a.chunk.count, Tile::A::chunks), a, b, sums);
-    const PixelEpilogue<T> epilogue = epilogue_of<T>(p, tile, shared.rows);
-    if constexpr (dtype_of<T> == Dtype::float32)
-      finish_fragments<T, Tile>(shared.tiles, sums, tile.row, tile.column, ExactTaps{epilogue, p, tile});
-    else
-      finish_fragments<T, Tile>(shared.tiles, sums, tile.row, tile.column, epilogue);
-  }
+  const int64_t block = prim::block();
+  if (block >= p.blocks()) return;
+  const TapTile tile = tile_at(p, block);
+  if (!tile.exists) return;
+  fill_rows(shared.rows, p, tile);
+  const SourceChunks<Tile> a(tile, pixels, shared.rows);
+  const FilterChunks<Tile> b(p, tile, filters, pixels.chunks);
+  float sums[Tile::fragments_m][Tile::fragments_n][4] = {};
+  multiply<Tile>(shared.tiles, (a.chunk.count + Tile::A::chunks - 1) / Tile::A::chunks, a, b, sums);
+  const PixelEpilogue<T> epilogue = epilogue_of<T>(p, tile, shared.rows);
+  if constexpr (dtype_of<T> == Dtype::float32)
+    finish_fragments<T, Tile>(shared.tiles, sums, tile.row, tile.column, ExactTaps{epilogue, p, tile});
+  else
+    finish_fragments<T, Tile>(shared.tiles, sums, tile.row, tile.column, epilogue);
 }
 
 // --- sums over pixels --------------------------------------------------------------------------------------------
@@ -290,26 +295,26 @@ struct ExactPixels {
 };
 
 template <class T, class Tile>
-__global__ void __launch_bounds__(Tile::threads)
+__global__ void __launch_bounds__(Tile::threads, Tile::blocks)
     pixel_sum_mma_kernel(PixelSum p, ChunkedPixels y, ChunkedPixels x, float* partial) {
   using Element = typename Tile::Element;
   auto& shared = prim::shared_memory<MmaShared<Tile>>();
-  for (int64_t block = blockIdx.x; block < p.blocks(); block += gridDim.x) {
-    const PixelTile tile = tile_at(p, block);
-    const int64_t group_filters = y.chunks.divisor * 8;
-    const Element* first = static_cast<const Element*>(y.data) + tile.first_pixel * y.pixel +
-                           tile.group * group_filters + tile.row;
-    const MatrixLoader<Element, typename Tile::A, Tile::planes, Tile::threads> a(
-        first, 1, y.pixel, y.plane_stride, group_filters - tile.row, tile.pixels);
-    const PixelChunks<Tile> b(p, tile, x);
-    float sums[Tile::fragments_m][Tile::fragments_n][4] = {};
-    multiply<Tile>(shared, ceil_div(tile.pixels, Tile::K), a, b, sums);
-    const Epilogue<T> epilogue = epilogue_of<T>(p, tile, partial);
-    if constexpr (dtype_of<T> == Dtype::float32)
-      finish_fragments<T, Tile>(shared, sums, tile.row, tile.column, ExactPixels{epilogue, p, tile});
-    else
-      finish_fragments<T, Tile>(shared, sums, tile.row, tile.column, epilogue);
-  }
+  const int64_t block = prim::block();
+  if (block >= p.blocks()) return;
+  const PixelTile tile = tile_at(p, block);
+  const int64_t group_filters = y.chunks.divisor * 8;
+  const Element* first = static_cast<const Element*>(y.data) + tile.first_pixel * y.pixel +
+                         tile.group * group_filters + tile.row;
+  const MatrixLoader<Element, typename Tile::A, Tile::planes, Tile::threads> a(
+      first, 1, y.pixel, y.plane_stride, group_filters - tile.row, tile.pixels);
+  const PixelChunks<Tile> b(p, tile, x);
+  float sums[Tile::fragments_m][Tile::fragments_n][4] = {};
+  multiply<Tile>(shared, int(ceil_div(tile.pixels, Tile::K)), a, b, sums);
+  const Epilogue<T> epilogue = epilogue_of<T>(p, tile, partial);
+  if constexpr (dtype_of<T> == Dtype::float32)
+    finish_fragments<T, Tile>(shared, sums, tile.row, tile.column, ExactPixels{epilogue, p, tile});
+  else
+    finish_fragments<T, Tile>(shared, sums, tile.row, tile.column, epilogue);
 }
 
 // --- operands in chunks ------------------------------------------------------------------------------------------
@@ -413,10 +418,8 @@ void launch_tap_sum_mma(const char* name, const Conv2dArgs& a, bool is_backward)
   const ChunkedPixels pixels = source.pixels(p.source(), a.groups);
   p.pixel = pixels.pixel;
   launch(name, tap_sum_mma_kernel<T, Tile>,
-         {.grid = {std::min(p.blocks(), most_blocks)},
-          .block = {Tile::threads},
-          .shared = sizeof(TapSumMmaShared<Tile>)},
-         p, pixels, weight.filters(p));
+         {.grid = grid_of(p.blocks()), .block = {Tile::threads}, .shared = sizeof(TapSumMmaShared<Tile>)}, p,
+         pixels, weight.filters(p));
 }
 
 template <class T, class Element, int Planes, bool is_large>
@@ -428,10 +431,8 @@ void launch_pixel_sum_mma(const Conv2dArgs& a) {
   p.split(split_count<float>(p), Tile::K);
   const DeviceScratch<float> partial(p.splits * p.size());
   launch("conv2d_backward_weight", pixel_sum_mma_kernel<T, Tile>,
-         {.grid = {std::min(p.blocks(), most_blocks)},
-          .block = {Tile::threads},
-          .shared = sizeof(MmaShared<Tile>)},
-         p, y, x, partial.data());
+         {.grid = grid_of(p.blocks()), .block = {Tile::threads}, .shared = sizeof(MmaShared<Tile>)}, p, y, x,
+         partial.data());
   add_parts<T>(p, partial.data());
 }
 

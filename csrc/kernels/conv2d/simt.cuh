@@ -115,21 +115,24 @@ template <class T, class Tile>
 struct TapSumShared {
   SimtShared<T, Tile> tiles;
   PixelRow rows[Tile::M];
+  TapTile tile;  // here, what only the epilogue needs takes no registers while the sums are made
 };
 
 template <class T, class Tile>
-__global__ void __launch_bounds__(Tile::threads) tap_sum_kernel(TapSum p, prim::Divider depth) {
+__global__ void __launch_bounds__(Tile::threads, blocks_per_sm<T, Tile>(512))
+    tap_sum_kernel(TapSum p, prim::Divider depth) {
   auto& shared = prim::shared_memory<TapSumShared<T, Tile>>();
-  for (int64_t block = blockIdx.x; block < p.blocks(); block += gridDim.x) {
-    const TapTile tile = tile_at(p, block);
-    if (!tile.exists) continue;
-    fill_rows(shared.rows, p, tile);
-    SourceLoader<T, Tile> source(p, tile, depth, shared.rows);
-    WeightLoader<T, Tile> weight(p, tile, depth);
-    SimtSums<T, Tile> total = {};
-    multiply<T, Tile>(shared.tiles, tile.h.taps * tile.w.taps * p.depth, source, weight, total);
-    finish_tile<T, Tile>(shared.tiles, total, tile.row, tile.column, epilogue_of<T>(p, tile, shared.rows));
-  }
+  if (prim::block() >= p.blocks()) return;
+  if (prim::thread() == 0) shared.tile = tile_at(p, prim::block());
+  prim::block_sync();  // the tile is there
+  const TapTile& tile = shared.tile;
+  if (!tile.exists) return;
+  fill_rows(shared.rows, p, tile);
+  SourceLoader<T, Tile> source(p, tile, depth, shared.rows);
+  WeightLoader<T, Tile> weight(p, tile, depth);
+  SimtSums<T, Tile> total = {};
+  multiply<T, Tile>(shared.tiles, tile.h.taps * tile.w.taps * p.depth, source, weight, total);
+  finish_tile<T, Tile>(shared.tiles, total, tile.row, tile.column, epilogue_of<T>(p, tile, shared.rows));
 }
 
 // --- sums over pixels --------------------------------------------------------------------------------------------
@@ -186,18 +189,26 @@ struct PixelLoader {
 };
 
 template <class T, class Tile>
-__global__ void __launch_bounds__(Tile::threads) pixel_sum_kernel(PixelSum p, Compute<T>* partial) {
-  auto& shared = prim::shared_memory<SimtShared<T, Tile>>();
-  for (int64_t block = blockIdx.x; block < p.blocks(); block += gridDim.x) {
-    const PixelTile tile = tile_at(p, block);
-    const int64_t O = p.a.y.shape[1], filter = tile.group * p.filters + tile.row;
-    SliceLoader<T, Tile::K, Tile::M, Tile::threads> dy(p.a.y.as<const T>() + tile.first_pixel * O + filter, 1,
-                                                       O, p.filters - tile.row);
-    PixelLoader<T, Tile> x(p, tile);
-    SimtSums<T, Tile> total = {};
-    multiply<T, Tile>(shared, tile.pixels, dy, x, total);
-    finish_tile<T, Tile>(shared, total, tile.row, tile.column, epilogue_of<T>(p, tile, partial));
-  }
+struct PixelSumShared {
+  SimtShared<T, Tile> tiles;
+  PixelTile tile;
+};
+
+template <class T, class Tile>
+__global__ void __launch_bounds__(Tile::threads, blocks_per_sm<T, Tile>(384))
+    pixel_sum_kernel(PixelSum p, Compute<T>* partial) {
+  auto& shared = prim::shared_memory<PixelSumShared<T, Tile>>();
+  if (prim::block() >= p.blocks()) return;
+  if (prim::thread() == 0) shared.tile = tile_at(p, prim::block());
+  prim::block_sync();  // the tile is there
+  const PixelTile& tile = shared.tile;
+  const int64_t O = p.a.y.shape[1], filter = tile.group * p.filters + tile.row;
+  SliceLoader<T, Tile::K, Tile::M, Tile::threads> dy(p.a.y.as<const T>() + tile.first_pixel * O + filter, 1,
+                                                     O, p.filters - tile.row);
+  PixelLoader<T, Tile> x(p, tile);
+  SimtSums<T, Tile> total = {};
+  multiply<T, Tile>(shared.tiles, tile.pixels, dy, x, total);
+  finish_tile<T, Tile>(shared.tiles, total, tile.row, tile.column, epilogue_of<T>(p, tile, partial));
 }
 
 }  // namespace lamina::LAMINA_DEVICE

@@ -160,8 +160,8 @@ LAMINA_PRIM void store_numbers(const Elementwise<Arity>& e, int64_t first, int c
 // Calls f(first point, number of points) for the packs of this thread.
 template <int V, int Arity, class F>
 LAMINA_PRIM void for_packs(const Elementwise<Arity>& e, F f) {
-  for_items((e.space.size + V - 1) / V, [&](int64_t pack) {
-    const int64_t first = pack * V, rest = e.space.size - first;
+  for_items<V>(e.space.size, [&](int64_t first) {
+    const int64_t rest = e.space.size - first;
     f(first, rest < V ? int(rest) : V);
   });
 }

@@ -111,7 +111,7 @@ void launch_simt(const Product& p, const Cut& cut, Compute<T>* partial) {
   launch("gemm_simt", gemm_simt_kernel<T, Tile>,
          {.grid = {std::min(cut.blocks(), most_blocks)},
           .block = {Tile::threads},
-          .shared = sizeof(SimtShared<T, Tile>)},
+          .shared = sizeof(GemmSimtShared<T, Tile>)},
          p, cut, partial);
 }
 

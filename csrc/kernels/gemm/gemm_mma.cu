@@ -27,8 +27,12 @@ void launch_short(const MatrixLaunch& l) {
 template <int Planes>
 void launch_planes(const MatrixLaunch& l) {
   constexpr int stages = Planes == 3 ? 2 : 3;
-  constexpr MmaShape large = {
-      .m = mma_large, .n = mma_large, .warp_m = 64, .warp_n = 32, .planes = Planes, .stages = stages};
+  constexpr MmaShape large = {.m = mma_large,
+                              .n = mma_large,
+                              .warp_m = 64,
+                              .warp_n = Planes == 1 ? 64 : 32,
+                              .planes = Planes,
+                              .stages = stages};
   constexpr MmaShape small = {
       .m = mma_small, .n = mma_small, .warp_m = 32, .warp_n = 32, .planes = Planes, .stages = stages};
   l.cut.m == mma_large ? launch_tile<float, MmaTile<bf16, large, true, true>>(l)

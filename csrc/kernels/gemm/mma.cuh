@@ -46,7 +46,7 @@ LAMINA_PRIM FiniteOrExact<Epilogue<float>> finite_or_exact(const Product& p, con
 
 // T: of y. p.a and p.b have elements of Tile::Element.
 template <class T, class Tile>
-__global__ void __launch_bounds__(Tile::threads)
+__global__ void __launch_bounds__(Tile::threads, Tile::blocks)
     gemm_mma_kernel(Product p, Cut cut, PlanesOf planes, float* partial) {
   using Element = typename Tile::Element;
   auto& shared = prim::shared_memory<MmaShared<Tile>>();

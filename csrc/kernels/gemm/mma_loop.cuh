@@ -55,6 +55,10 @@ struct MmaTile {
   static constexpr int warp_m = Shape.warp_m, warp_n = Shape.warp_n, warps_n = N / warp_n;
   static constexpr int warps = M / warp_m * warps_n, threads = warps * prim::warp_size;
   static constexpr int fragments_m = warp_m / 16, fragments_n = warp_n / 8;
+  // Blocks that an SM's registers are to suffice for: 32 sums of a thread leave room for 512 threads of 128 registers, 64
+  // for 384 of 168, 128 for 256 of 255.
+  static constexpr int sums = warp_m * warp_n / prim::warp_size * (planes == 1 ? 1 : 2);
+  static constexpr int blocks = (sums <= 32 ? 512 : sums <= 64 ? 384 : 256) / threads;
   using A = MmaOperand<M, K, AIsKMajor>;
   using B = MmaOperand<N, K, BIsKMajor>;
 };
@@ -117,11 +121,11 @@ LAMINA_PRIM void multiply_slice(const typename MmaShared<Tile>::Stage& stage,
 }
 
 // sums += A B over `slices` slices. The stages are free afterwards.
-template <class Tile, class LoadA, class LoadB>
-LAMINA_PRIM void multiply(MmaShared<Tile>& shared, int64_t slices, LoadA& a, LoadB& b,
+template <class Tile, class Int, class LoadA, class LoadB>
+LAMINA_PRIM void multiply(MmaShared<Tile>& shared, Int slices, LoadA& a, LoadB& b,
                           float (&sums)[Tile::fragments_m][Tile::fragments_n][4]) {
   constexpr int stages = Tile::stages, slices_per_sum = 64 / Tile::K;
-  const auto load = [&](int64_t slice) {
+  const auto load = [&](Int slice) {
     if (slice < slices) {
       auto& stage = shared.stages[slice % stages];
       a.load(stage.a, slice);
@@ -130,8 +134,8 @@ LAMINA_PRIM void multiply(MmaShared<Tile>& shared, int64_t slices, LoadA& a, Loa
     prim::copy_commit();  // a group per slice, empty ones too, so that the groups can be counted
   };
   float recent[Tile::fragments_m][Tile::fragments_n][4] = {};  // unused with one plane
-  for (int slice = 0; slice < stages - 1; ++slice) load(slice);
-  for (int64_t slice = 0; slice < slices; ++slice) {
+  for (Int slice = 0; slice < stages - 1; ++slice) load(slice);
+  for (Int slice = 0; slice < slices; ++slice) {
     prim::copy_wait<stages - 2>();
     prim::block_sync();  // the slice is there for all; and all have left the stage that is loaded next
     load(slice + stages - 1);

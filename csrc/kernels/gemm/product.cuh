@@ -36,9 +36,13 @@ struct Product {
 template <class T>
 LAMINA_PRIM Matrix<T> matrix_of(const Batch& batch, const Operand& o, int64_t index) {
   T* data = static_cast<T*>(o.data);
-  if (data)
-    for (int axis = 0; axis < batch.axes; index /= batch.extents[axis++])
-      data += index % batch.extents[axis] * o.batch_strides[axis];
+  if (!data) return {data, o.row_stride, o.column_stride};
+#pragma unroll 1  // one, mostly, and the divisions are long
+  for (int axis = 0; axis < batch.axes; ++axis) {
+    const int64_t outer = index / batch.extents[axis];
+    data += (index - outer * batch.extents[axis]) * o.batch_strides[axis];
+    index = outer;
+  }
   return {data, o.row_stride, o.column_stride};
 }
 

@@ -48,41 +48,44 @@ struct SimtShared {
   };
 };
 
-// A thread's part of the slices of one operand, of `Lines` rows of A or columns of B: element i is
-// (line + i * line_step, k + i * k_step). Neighbouring threads take neighbouring elements of the axis along which the
+// A thread's part of the slices of one operand, of `Lines` rows of A or columns of B: `count` elements of one line or of
+// one k, evenly spaced along the other axis. Neighbouring threads take neighbouring elements of the axis along which the
 // operand lies in memory.
 template <class T, int K, int Lines, int Threads>
 struct SliceLoader {
   static constexpr int count = K * Lines / Threads, pitch = Lines + 4;
+  static constexpr int line_step = Threads / K, k_step = Threads / Lines;
   static_assert(Threads % K == 0 && Threads % Lines == 0);
 
-  const T* next;  // element 0 of the next slice
+  const T* next;  // the first element in the next slice
   int64_t step, k_stride;
-  int line, line_step, k, k_step, lines;  // `lines` of the tile exist
+  bool is_one_k;  // and `line_step` lines from one element to the next; or one line
+  int k, place;   // of the first element, and where it lies in a slice
+  int lines;      // how many of the thread's lines exist
   Compute<T> v[count] = {};
 
   LAMINA_PRIM SliceLoader(const T* data, int64_t line_stride, int64_t k_stride, int64_t lines)
-      : k_stride(k_stride), lines(lines < Lines ? int(lines) : Lines) {
-    const bool runs_along_k = k_stride < line_stride;
-    line = runs_along_k ? prim::thread() / K : prim::thread() % Lines;
-    line_step = runs_along_k ? Threads / K : 0;
-    k = runs_along_k ? prim::thread() % K : prim::thread() / Lines;
-    k_step = runs_along_k ? 0 : Threads / Lines;
+      : k_stride(k_stride), is_one_k(k_stride < line_stride) {
+    const int line = is_one_k ? prim::thread() / K : prim::thread() % Lines;
+    k = is_one_k ? prim::thread() % K : prim::thread() / Lines;
+    place = k * pitch + line;
+    this->lines = (int(smaller(lines, Lines)) - line + line_step - 1) / line_step;
     next = data + line * line_stride + k * k_stride;
-    step = line_step * line_stride + k_step * k_stride;
+    step = is_one_k ? line_step * line_stride : k_step * k_stride;
   }
   // Of the next slice, the first `ks` elements of K.
   LAMINA_PRIM void load(int64_t ks) {
+    const int left = int(smaller(ks, K)) - k;
+    const int exist = is_one_k ? (left > 0 ? lines : 0) : (lines > 0 ? (left + k_step - 1) / k_step : 0);
+    const T* p = next;
 #pragma unroll
-    for (int i = 0; i < count; ++i)
-      v[i] =
-          line + i * line_step < lines && k + i * k_step < ks ? prim::widen(next[i * step]) : Compute<T>(0);
+    for (int i = 0; i < count; ++i, p += step) v[i] = i < exist ? prim::widen(*p) : Compute<T>(0);
     next += K * k_stride;
   }
   LAMINA_PRIM void store(Slice<Compute<T>, K, Lines>& slice) const {
-    Compute<T>* p = &slice.at[k][line];
+    Compute<T>* p = &slice.at[0][place];
 #pragma unroll
-    for (int i = 0; i < count; ++i) p[i * (k_step * pitch + line_step)] = v[i];
+    for (int i = 0; i < count; ++i) p[i * (is_one_k ? line_step : k_step * pitch)] = v[i];
   }
 };
 
@@ -149,6 +152,13 @@ LAMINA_PRIM void multiply(SimtShared<T, Tile>& shared, int64_t left, LoadA& a, L
   add_to_total();
 }
 
+// For __launch_bounds__: how many blocks an SM's registers are to suffice for. Two sets of 64 numbers as sums leave room for
+// 256 threads of 255 registers, of 16 doubles for 384 of 168, and of 16 floats for `threads`, as the loaders let it.
+template <class T, class Tile>
+constexpr int blocks_per_sm(int threads) {
+  return (Tile::TM * Tile::TN > 16 ? 256 : sizeof(Compute<T>) == 8 ? 384 : threads) / Tile::threads;
+}
+
 // Gives the sums of a tile, whose first is (row, column), to the epilogue.
 template <class T, class Tile, class E>
 LAMINA_PRIM void finish_tile(SimtShared<T, Tile>& shared, const SimtSums<T, Tile>& total, int64_t row,
@@ -172,10 +182,19 @@ LAMINA_PRIM void finish_tile(SimtShared<T, Tile>& shared, const SimtSums<T, Tile
 }
 
 template <class T, class Tile>
-__global__ void __launch_bounds__(Tile::threads) gemm_simt_kernel(Product p, Cut cut, Compute<T>* partial) {
-  auto& shared = prim::shared_memory<SimtShared<T, Tile>>();
+struct GemmSimtShared {
+  SimtShared<T, Tile> slices;
+  BlockTile tile;  // here, what only the epilogue needs takes no registers while the sums are made
+};
+
+template <class T, class Tile>
+__global__ void __launch_bounds__(Tile::threads, blocks_per_sm<T, Tile>(640))
+    gemm_simt_kernel(Product p, Cut cut, Compute<T>* partial) {
+  auto& shared = prim::shared_memory<GemmSimtShared<T, Tile>>();
   for (int64_t block = blockIdx.x; block < cut.blocks(); block += gridDim.x) {
-    const BlockTile tile = tile_of(cut, p.K, block);
+    if (prim::thread() == 0) shared.tile = tile_of(cut, p.K, block);
+    prim::block_sync();  // the tile is there
+    const BlockTile& tile = shared.tile;
     const Matrix<const T> am = matrix_of<const T>(p.batch, p.a, tile.index),
                           bm = matrix_of<const T>(p.batch, p.b, tile.index);
     SliceLoader<T, Tile::K, Tile::M, Tile::threads> a(am.at(tile.row, tile.k_begin), am.row_stride,
@@ -183,8 +202,8 @@ __global__ void __launch_bounds__(Tile::threads) gemm_simt_kernel(Product p, Cut
     SliceLoader<T, Tile::K, Tile::N, Tile::threads> b(bm.at(tile.k_begin, tile.column), bm.column_stride,
                                                       bm.row_stride, p.N - tile.column);
     SimtSums<T, Tile> total = {};
-    multiply<T, Tile>(shared, tile.k_end - tile.k_begin, a, b, total);
-    finish_tile<T, Tile>(shared, total, tile.row, tile.column, epilogue_of<T>(p, cut, tile, partial));
+    multiply<T, Tile>(shared.slices, tile.k_end - tile.k_begin, a, b, total);
+    finish_tile<T, Tile>(shared.slices, total, tile.row, tile.column, epilogue_of<T>(p, cut, tile, partial));
   }
 }
 

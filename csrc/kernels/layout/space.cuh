@@ -123,12 +123,12 @@ inline Launch spread(int64_t n) {
   return {.grid = {blocks < most ? blocks : most}, .block = {threads}};
 }
 
-// Calls f(i) for the items of this thread.
-template <class F>
+// Calls f(i) for the items of this thread; for the first of each `Run` items, where a thread takes them in runs. Counting
+// items and not runs leaves one 64-bit number in registers.
+template <int Run = 1, class F>
 LAMINA_PRIM void for_items(int64_t n, F f) {
-  for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
-       i += int64_t(gridDim.x) * blockDim.x)
-    f(i);
+  const int64_t step = int64_t(gridDim.x) * blockDim.x * Run;
+  for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) * Run; i < n; i += step) f(i);
 }
 
 }  // namespace lamina::LAMINA_DEVICE

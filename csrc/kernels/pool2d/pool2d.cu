@@ -186,6 +186,7 @@ __global__ void __launch_bounds__(block_threads, 3) pool_kernel(Pool2dArgs a, Wi
     for (int r = vh.first; r < vh.last; ++r) {
       const T* line = corner + int64_t(r * h.dilation) * w.in * C;
       Sum row = kind == Kind::average ? Sum::start(0) : sum;  // sums of rows keep the rounding error short
+#pragma unroll 2                                              // two loads in flight, see above
       for (int s = vw.first; s < vw.last; ++s)
         row.take(prim::widen(prim::load_vector<V>(line + s * w.dilation * C)), r * w.kernel + s);
       if constexpr (kind == Kind::average)
