@@ -1,5 +1,8 @@
 """What the compiled CUDA library must be, checked without a GPU: no kernel uses local memory, named kernels hold the
-instructions that they are written for, and no wgmma is serialised."""
+instructions that they are written for, and no wgmma is serialised.
+
+    pytest -m slow -k spills tests/test_cuda_build.py     every source for every architecture: 12 minutes of CPU time
+"""
 
 import os
 import re
@@ -15,9 +18,8 @@ from bench.cuda_table import LIBRARY, find_tool
 
 ROOT = Path(__file__).resolve().parent.parent
 
-pytestmark = pytest.mark.skipif(
-    not lamina._C.build_info()["cuda_built"], reason="built without CUDA: " + lamina._C.build_info()["why_no_cuda"]
-)
+ALL_SOURCES = sorted(str(path.relative_to(ROOT / "csrc/kernels")) for path in ROOT.glob("csrc/kernels/*/*.cu"))
+ARCHITECTURES = ["sm_80", "sm_86", "sm_89", "sm_90a", "sm_100", "sm_120"]
 
 
 def tool(name: str) -> str:
@@ -27,7 +29,7 @@ def tool(name: str) -> str:
 # sin and cos of large arguments keep the digits of 2/pi in local memory (libdevice's reduction of Payne and Hanek).
 REDUCES_ARGUMENTS = ("unary_kernel", "unary_backward_kernel", "normal_kernel")
 # Kernels, an instruction that each is written for, and why; their sources are compiled where the library is PTX only.
-SOURCES = {"gemm/gemm_mma.cu": "sm_80", "layout/layout.cu": "sm_80", "gemm/gemm_wgmma.cu": "sm_90a"}
+SOURCES = {"gemm/gemm_mma.cu": "sm_100", "layout/layout.cu": "sm_80", "gemm/gemm_wgmma.cu": "sm_90a"}
 WRITTEN_FOR = [
     ("gemm_mma_kernel", r"HMMA", "products of short floats are the matrix units'"),
     ("gemm_mma_kernel", r"LDGSTS", "tiles go to shared memory without passing through registers"),
@@ -70,6 +72,9 @@ def compiled(source: str, architecture: str, folder: Path) -> Path:
     return cubin
 
 
+@pytest.mark.skipif(
+    not lamina._C.build_info()["cuda_built"], reason="built without CUDA: " + lamina._C.build_info()["why_no_cuda"]
+)
 def test_kernels_hold_the_instructions_they_are_written_for_and_do_not_spill(tmp_path):
     """Spills are loads and stores of local memory, where kernels have no arrays of their own."""
     found = instructions(LIBRARY)
@@ -87,3 +92,11 @@ def test_kernels_hold_the_instructions_they_are_written_for_and_do_not_spill(tmp
     for name, opcode, why in WRITTEN_FOR:
         opcodes = set().union(*(o for kernel, o in found.items() if name in kernel))
         assert any(re.match(opcode, o) for o in opcodes), f"{why}: {opcode} is in no kernel named {name}"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("nvcc"), reason="nvcc is not installed")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("source", ALL_SOURCES)
+def test_no_kernel_spills(source, architecture, tmp_path):
+    compiled(source, architecture, tmp_path)
