@@ -32,7 +32,7 @@ case $kind in
   undefined) runtime=libubsan.so ;;
   thread) runtime=libtsan.so ;;
 esac
-export PYTHONMALLOC=malloc
+export PYTHONMALLOC=malloc OPENBLAS_NUM_THREADS=1  # the threads of NumPy's BLAS synchronise unseen
 export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 TSAN_OPTIONS=report_signal_unsafe=0
 export LD_PRELOAD="$(g++ -print-file-name=$runtime) $(g++ -print-file-name=libstdc++.so)"
 python -m pytest -p no:cacheprovider -n 0 "$@"
