@@ -333,6 +333,11 @@ LAMINA_INLINE void scatter(const T* dy, const Tap* taps, int64_t n, int64_t step
   for (int64_t i = 0; i < n; ++i) dx[i * step + moves[taps[i]]] += widen(dy[i]);
 }
 
+template <class T>
+LAMINA_INLINE void convert(const Compute<T>* sums, int64_t n, T* dx) {
+  for_vectors<VecOf<T>>(n, [&](int64_t i, auto lanes) { lanes.store(dx + i, lanes.load(sums + i)); });
+}
+
 // Lanes are the outputs of a row (planes) or a block of channels of a pixel. Sums of T narrower than S build
 // up in scratch and are rounded once.
 template <class Tap, class T>
@@ -345,27 +350,29 @@ void scatter_max(const Pool2dBackwardArgs& a) {
   const int64_t images = a.is_channels_last ? a.dx.shape[0] : a.dx.shape[0] * a.dx.shape[1];
   const Tap* taps = a.taps.as<Tap>();
   const T* dy = a.dy.as<T>();
-  const int64_t elements = h.in * w.in * smaller(C, block);
+  const int64_t size = h.in * w.in;
 
-  parallel_ranges(images * blocks, rows_per_chunk(elements), [&](int64_t begin, int64_t end) {
+  parallel_ranges(images * blocks, rows_per_chunk(size * smaller(C, block)), [&](int64_t begin, int64_t end) {
+    const int64_t pixel = is_direct ? C : smaller(C, block);  // distance of neighbouring pixels of the sums
     int64_t* moves = scratch<int64_t>(Scratch::pack_a, h.kernel * w.kernel);
+    for (int64_t r = 0; r < h.kernel; ++r)
+      for (int64_t s = 0; s < w.kernel; ++s)
+        moves[r * w.kernel + s] = (r * h.dilation * w.in + s * w.dilation) * pixel;
+
     for (int64_t item = begin; item < end; ++item) {
       const int64_t image = item / blocks, c = item % blocks * block, n = smaller(block, C - c);
-      T* dx = a.dx.as<T>() + image * h.in * w.in * C + c;
-      const int64_t pixel = is_direct ? C : n;  // distance of neighbouring pixels of the sums
+      T* dx = a.dx.as<T>() + image * size * C + c;
       S* sums;
       if constexpr (is_direct)
         sums = dx;
       else
-        sums = scratch<S>(Scratch::plane, h.in * w.in * n);
-      for (int64_t t = 0; t < h.kernel * w.kernel; ++t)
-        moves[t] = (t / w.kernel * h.dilation * w.in + t % w.kernel * w.dilation) * pixel;
+        sums = scratch<S>(Scratch::plane, size * pixel);
 
       int64_t cleared = 0;  // rows: each is zeroed just before the first window reaches it
       const auto clear_to = [&](int64_t row) {
         row = smaller(row, h.in);
-        if (pixel == n) {
-          for (int64_t i = cleared * w.in * n; i < row * w.in * n; ++i) sums[i] = S(0);
+        if (!is_direct || n == C) {
+          for (int64_t i = cleared * w.in * pixel; i < row * w.in * pixel; ++i) sums[i] = S(0);
         } else {
           for (int64_t i = cleared * w.in; i < row * w.in; ++i)
             for (int64_t k = 0; k < n; ++k) sums[i * pixel + k] = S(0);
@@ -384,10 +391,25 @@ void scatter_max(const Pool2dBackwardArgs& a) {
         }
       }
       clear_to(h.in);
-      if constexpr (!is_direct)
-        for (int64_t i = 0; i < h.in * w.in; ++i)
-          for (int64_t k = 0; k < n; ++k) dx[i * C + k] = narrow<T>(sums[i * n + k]);
+      if constexpr (!is_direct) {
+        if (n == C)
+          convert(sums, size * C, dx);
+        else
+          for (int64_t i = 0; i < size; ++i) convert(sums + i * pixel, n, dx + i * C);
+      }
     }
+  });
+}
+
+// Where one window is the plane, its tap is the position in the plane.
+template <class Tap, class T>
+void scatter_whole_planes(const Pool2dBackwardArgs& a) {
+  const int64_t size = a.h.in * a.w.in;
+  parallel_ranges(a.dx.shape[0] * a.dx.shape[1], rows_per_chunk(size), [&](int64_t begin, int64_t end) {
+    T* dx = a.dx.as<T>();
+    for (int64_t i = begin * size; i < end * size; ++i) dx[i] = T{};
+    for (int64_t plane = begin; plane < end; ++plane)
+      dx[plane * size + a.taps.as<Tap>()[plane]] = a.dy.as<T>()[plane];
   });
 }
 
@@ -549,7 +571,9 @@ void indices_from(const Pool2dIndicesArgs& a) {
 
 // --- entries -----------------------------------------------------------------------------------------------
 
-bool is_whole(const PoolAxis& axis) { return axis.out == 1 && axis.pad == 0 && axis.kernel >= axis.in; }
+bool is_whole(const PoolAxis& axis) {
+  return axis.out == 1 && axis.pad == 0 && axis.kernel == axis.in && axis.dilation == 1;
+}
 
 template <Kind kind>
 void pool(const Pool2dArgs& a) {
@@ -572,7 +596,11 @@ void max_backward(const Pool2dBackwardArgs& a) {
   if (a.dx.size() == 0) return;
   dispatch_float(a.dx.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    a.taps.dtype == Dtype::uint8 ? scatter_max<uint8_t, T>(a) : scatter_max<int32_t, T>(a);
+    const bool is_plane = !a.is_channels_last && is_whole(a.h) && is_whole(a.w);
+    if (a.taps.dtype == Dtype::uint8)
+      is_plane ? scatter_whole_planes<uint8_t, T>(a) : scatter_max<uint8_t, T>(a);
+    else
+      is_plane ? scatter_whole_planes<int32_t, T>(a) : scatter_max<int32_t, T>(a);
   });
 }
 
