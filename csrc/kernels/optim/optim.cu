@@ -1,11 +1,11 @@
 // Device kernels of optim.h.
 //
 // Plan. A step is two launches. The first has one thread per tensor: it counts the step and computes the tensor's two
-// coefficients in double. The second sees all tensors as one sequence of elements, cut every 4096: a block finds the
-// first tensor of its piece by binary search in the table and goes through the tensors that lie in it, each in packs of
-// 16 bytes. A pack that a tensor's or a piece's end cuts, or that is not aligned, is done element by element. Hence a
-// thousand small tensors are one launch of a few blocks, and the host knows nothing but counts: learning rate, scale
-// and step counts are read by the device at each replay.
+// coefficients in double, powers for which each block of a single launch would have to wait. The second sees all tensors
+// as one sequence of elements, cut every 4096: a block finds the first tensor of its piece by binary search in the table
+// and goes through the tensors that lie in it, each in packs of 16 bytes. A pack that a tensor's or a piece's end cuts,
+// or that is not aligned, is done element by element. Hence a thousand small tensors are one launch of a few blocks, and
+// the host knows nothing but counts: learning rate, scale and step counts are read by the device at each replay.
 //
 // Norms: a block sums a chunk of 16384 elements (float within a thread's share of a tensor, double beyond), one block
 // sums the chunks in a fixed order and writes norm and clip, and a third launch scales the gradients by what clip then
