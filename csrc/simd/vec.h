@@ -5,7 +5,7 @@
 // AVX-512 inline function into the baseline would crash old machines). Law of the folder: includes base/ only.
 //
 // The interface, for V = Vec<S>, Mask = V::Mask, n = a count of lanes (0 <= n <= V::N):
-//   V::load(p), V::load(p, n)        n first lanes, the others 0; p may be S*, and for float also bf16* and f16*
+//   V::load(p), V::load(p, n)        n first lanes, the others 0; p may be S* or uint8_t*, for float also bf16*, f16*
 //   v.store(p), v.store(p, n)        rounds to nearest even when p is bf16* or f16*
 //   V::set1(s), V::zero(), V::iota() every lane s; 0; lane numbers 0, 1, 2 ...
 //   + - * / and unary -; fma(a, b, c) = a * b + c, rounded once; fnma(a, b, c) = c - a * b

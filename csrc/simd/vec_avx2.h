@@ -56,6 +56,10 @@ struct Vec<float> {
   LAMINA_INLINE static __m128i to_bits(__m256 x, f16) {
     return _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
   }
+  LAMINA_INLINE static Vec load(const uint8_t* p) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))};
+  }
   template <class H>  // bf16 or f16
   LAMINA_INLINE static Vec load(const H* p) {
     return from_bits(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), H{});
@@ -172,6 +176,11 @@ struct Vec<double> {
   LAMINA_INLINE static Vec iota() { return {_mm256_setr_pd(0, 1, 2, 3)}; }
   LAMINA_INLINE static Vec load(const double* p) { return {_mm256_loadu_pd(p)}; }
   LAMINA_INLINE static Vec load(const double* p, int n) { return {_mm256_maskload_pd(p, window(n))}; }
+  LAMINA_INLINE static Vec load(const uint8_t* p, int n = N) {
+    uint8_t lanes[4] = {};
+    __builtin_memcpy(lanes, p, size_t(n));
+    return {_mm256_cvtepi32_pd(_mm_cvtepu8_epi32(_mm_loadu_si32(lanes)))};
+  }
   LAMINA_INLINE void store(double* p) const { _mm256_storeu_pd(p, v); }
   LAMINA_INLINE void store(double* p, int n) const { _mm256_maskstore_pd(p, window(n), v); }
 

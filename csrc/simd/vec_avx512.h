@@ -59,6 +59,13 @@ struct Vec<float> {
   LAMINA_INLINE static __m256i to_bits(__m512 x, f16) {
     return _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT);
   }
+  LAMINA_INLINE static Vec from_bytes(__m128i b) { return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(b))}; }
+  LAMINA_INLINE static Vec load(const uint8_t* p) {
+    return from_bytes(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  LAMINA_INLINE static Vec load(const uint8_t* p, int n) {
+    return from_bytes(_mm_maskz_loadu_epi8(window(n), p));
+  }
   template <class H>  // bf16 or f16
   LAMINA_INLINE static Vec load(const H* p) {
     return from_bits(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), H{});
@@ -160,6 +167,10 @@ struct Vec<double> {
   LAMINA_INLINE static Vec iota() { return {_mm512_set_pd(7, 6, 5, 4, 3, 2, 1, 0)}; }
   LAMINA_INLINE static Vec load(const double* p) { return {_mm512_loadu_pd(p)}; }
   LAMINA_INLINE static Vec load(const double* p, int n) { return {_mm512_maskz_loadu_pd(window(n), p)}; }
+  LAMINA_INLINE static Vec load(const uint8_t* p, int n = N) {
+    const __m128i bytes = _mm_maskz_loadu_epi8(window(n), p);
+    return {_mm512_cvtepi32_pd(_mm256_cvtepu8_epi32(bytes))};
+  }
   LAMINA_INLINE void store(double* p) const { _mm512_storeu_pd(p, v); }
   LAMINA_INLINE void store(double* p, int n) const { _mm512_mask_storeu_pd(p, window(n), v); }
 

@@ -140,6 +140,7 @@ struct VecBase {
     __builtin_memcpy(&r.v, p, 16);
     return r;
   }
+  LAMINA_INLINE static Self load(const uint8_t* p) { return load(p, N); }
   template <class T>
   LAMINA_INLINE static Self load(const T* p, int n) {
     Self r = zero();

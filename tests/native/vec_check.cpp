@@ -100,6 +100,10 @@ void check_floats() {
   expect_lanes("set1", V::set1(b[0]), [&](int) { return b[0]; });
 
   const int n = int(integer(0, N));
+  uint8_t bytes[N];
+  for (auto& byte : bytes) byte = uint8_t(integer(0, 255));
+  expect_lanes("load of bytes", V::load(bytes), [&](int i) { return bytes[i]; });
+  expect_lanes("load of n bytes", V::load(bytes, n), [&](int i) { return i < n ? bytes[i] : 0; });
   expect_lanes("load of n", V::load(a, n), [&](int i) { return i < n ? a[i] : S(0); });
   expect_lanes("first", select(V::first(n), A, B), [&](int i) { return i < n ? a[i] : b[i]; });
   S stored[N];

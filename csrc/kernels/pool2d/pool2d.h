@@ -19,10 +19,13 @@
 //   row      0 1 2 3 4 5 6 7 8 9      tap s of output q is element q * stride + s * dilation, that is
 //   class 0  0 2 4 6 8                element q + s * dilation / stride of class s * dilation % stride:
 //   class 1  1 3 5 7 9                contiguous loads for every window, stride and dilation.
-// Planes, average backward: the mirror image, columns first, then along W into classes, then interleaved.
-// Pixels: lanes are channels, and every window is a plain loop.
-// Max backward: dy is added where its tap points, by one thread per plane (or image and block of channels), in order.
-// A gather with vector compares costs as many instructions: each dx has to test every window that covers it.
+// Planes, average backward: the mirror image, columns first, then along W into classes, then interleaved; a row
+// under the same windows as the one above is a copy of it.
+// Pixels: lanes are channels, and every window is a plain loop. Backwards, each pixel of dx adds the windows that cover
+// it; those of a maximum whose taps are elsewhere are left out by a compare.
+// Max backward of planes, and of pixels under large windows: dy is added where its tap points, by one thread per plane
+// (or image and block of channels), in order. Planes gain nothing from compares: 3 x 3 at stride 1 takes 7.3 ms that way
+// and 7.0 ms by scattering, for 4.8 M outputs on a Zen 3 core.
 #pragma once
 
 #include "base/kernel_table.h"

@@ -413,7 +413,7 @@ void scatter_whole_planes(const Pool2dBackwardArgs& a) {
   });
 }
 
-// --- backward of average -----------------------------------------------------------------------------------
+// --- backward of average, and of max over small windows ----------------------------------------------------
 
 // The inverse of deal_by: dx[i * stride + k - pad] = class k, element i.
 template <int Stride, class T>
@@ -448,51 +448,65 @@ template <class T>
 void spread_planes(const Pool2dBackwardArgs& a) {
   using S = Compute<T>;
   using V = Vec<S>;
-  const PoolAxis &h = a.h, &w = a.w;
+  constexpr int64_t group =
+      8;  // rows: a load that straddles two stores waits until both have left for the cache
+  const PoolAxis h = a.h, w = a.w;
   const int64_t rows = a.dx.shape[0] * a.dx.shape[1] * h.in;
   parallel_ranges(rows, rows_per_chunk(w.in), [&](int64_t begin, int64_t end) {
     // column[q] = sum over p of dy[p,q] / count(p,q); zeros on both sides stand for windows that do not exist.
     const int64_t border = PoolAxis::ceil_div(w.kernel, w.stride);
     const int64_t lanes = PoolAxis::ceil_div(larger(w.out, (w.in + w.pad) / w.stride + 1), V::N) * V::N;
-    S* memory = scratch<S>(Scratch::row, border + 2 * lanes);
-    S *column = memory + border, *counts = column + lanes;
-    S* classes = scratch<S>(Scratch::tile, w.stride * lanes);
-    for (int64_t i = 0; i < border; ++i) memory[i] = S(0);
+    const int64_t pitch = border + lanes;
+    S* columns = scratch<S>(Scratch::row, group * pitch + (1 + w.stride) * lanes);
+    S *counts = columns + group * pitch, *classes = counts + lanes;
+    for (int64_t i = 0; i < group * pitch; ++i) columns[i] = S(0);
     for (int64_t q = 0; q < lanes; ++q)
       counts[q] = a.divisor || q >= w.out ? S(1) : S(w.count(q, a.count_include_pad));
 
-    for (int64_t row = begin; row < end; ++row) {
-      const int64_t plane = row / h.in;
-      T* dx = a.dx.as<T>() + row * w.in;
-      int64_t p, last;
-      h.covering(row % h.in, &p, &last);
-      for (int64_t q = 0; q < lanes; ++q) column[q] = S(0);
-      for (; p < last; ++p) {
-        const T* dy = a.dy.as<T>() + (plane * h.out + p) * w.out;
-        const V count = V::set1(S(a.divisor ? a.divisor : h.count(p, a.count_include_pad)));
-        for (int64_t q = 0; q < w.out; q += V::N) {
-          const V share = load_lanes<V>(dy + q, w.out - q) / (count * V::load(counts + q));
-          (V::load(column + q) + share).store(column + q);
+    int64_t first = 0, last = 0;  // the windows that cover the present row
+    for (int64_t top = begin; top < end; top += group) {
+      const int64_t bottom = smaller(top + group, end);
+      bool equals_above[group];
+      for (int64_t row = top; row < bottom; ++row) {
+        const int64_t plane = row / h.in, above_first = first, above_last = last;
+        S* column = columns + (row - top) * pitch + border;
+        h.covering(row % h.in, &first, &last);
+        bool& is_copy = equals_above[row - top];
+        is_copy = row > begin && row % h.in > 0 && first == above_first && last == above_last;
+        if (is_copy) continue;
+        for (int64_t q = 0; q < lanes; ++q) column[q] = S(0);
+        for (int64_t p = first; p < last; ++p) {
+          const T* dy = a.dy.as<T>() + (plane * h.out + p) * w.out;
+          const V count = V::set1(S(a.divisor ? a.divisor : h.count(p, a.count_include_pad)));
+          for_vectors<V>(w.out, [&](int64_t q, auto lanes) {
+            const V share = lanes.load(dy + q) / (count * V::load(counts + q));
+            (V::load(column + q) + share).store(column + q);
+          });
         }
       }
-      if (w.is_adaptive) {
-        for (int64_t i = 0; i < w.in; ++i) {
-          int64_t q, end_q;
-          w.covering(i, &q, &end_q);
-          S sum = S(0);
-          for (; q < end_q; ++q) sum += column[q];
-          dx[i] = narrow<T>(sum);
+      for (int64_t row = top; row < bottom; ++row) {
+        const S* column = columns + (row - top) * pitch + border;
+        T* dx = a.dx.as<T>() + row * w.in;
+        if (equals_above[row - top]) {
+          for (int64_t i = 0; i < w.in; ++i) dx[i] = dx[i - w.in];
+        } else if (w.is_adaptive) {
+          for (int64_t i = 0; i < w.in; ++i) classes[i] = S(0);
+          for (int64_t q = 0; q < w.out; ++q) {
+            const PoolWindow v = w.window(q);
+            for (int64_t i = v.origin; i < v.origin + v.last; ++i) classes[i] += column[q];
+          }
+          convert(classes, w.in, dx);
+        } else {
+          // Element i of class k lies under the windows i - j for which tap k + j * stride exists.
+          for (int64_t k = 0; k < w.stride; ++k)
+            for (int64_t i = 0; i < lanes; i += V::N) {
+              V sum = V::zero();
+              for (int64_t j = 0; k + j * w.stride < w.kernel; ++j) sum = sum + V::load(column + i - j);
+              sum.store(classes + k * lanes + i);
+            }
+          interleave(classes, lanes, w, dx);
         }
-        continue;
       }
-      // Element i of class k lies under the windows i - j for which tap k + j * stride exists.
-      for (int64_t k = 0; k < w.stride; ++k)
-        for (int64_t i = 0; i < lanes; i += V::N) {
-          V sum = V::zero();
-          for (int64_t j = 0; k + j * w.stride < w.kernel; ++j) sum = sum + V::load(column + i - j);
-          sum.store(classes + k * lanes + i);
-        }
-      interleave(classes, lanes, w, dx);
     }
   });
 }
@@ -511,39 +525,69 @@ void spread_whole_planes(const Pool2dBackwardArgs& a) {
   });
 }
 
-template <class T>
+// The windows [first, last) of both axes that cover a pixel of dx.
+struct Covering {
+  int64_t first_p, last_p, first_q, last_q;
+};
+
+// One pixel of dx, U vectors of channels; n = lanes of the last vector. dy and taps point at those channels of
+// window (0, 0). factors[p - first_p, q] is 1 / count, or, of the maximum, the tap of window (p, q) that lies in
+// column 0 of this row.
+template <Kind kind, int U, class T>
+LAMINA_INLINE void spread_pixel(const T* dy, const uint8_t* taps, const Covering& v,
+                                const Compute<T>* factors, Compute<T> column, int64_t Q, int64_t C, int64_t n,
+                                T* dx) {
+  using V = VecOf<T>;
+  V sums[U] = {};
+  for (int64_t p = v.first_p; p < v.last_p; ++p)
+    for (int64_t q = v.first_q; q < v.last_q; ++q) {
+      const V factor = V::set1(factors[(p - v.first_p) * Q + q] + column);
+      const int64_t at = (p * Q + q) * C;
+      for (int u = 0; u < U; ++u) {
+        const V g = load_lanes<V>(dy + at + u * V::N, U > 1 ? V::N : n);
+        if constexpr (kind == Kind::max)
+          sums[u] =
+              select(eq(load_lanes<V>(taps + at + u * V::N, U > 1 ? V::N : n), factor), sums[u] + g, sums[u]);
+        else
+          sums[u] = fma(g, factor, sums[u]);
+      }
+    }
+  for (int u = 0; u < U; ++u) store_lanes(sums[u], dx + u * V::N, U > 1 ? V::N : n);
+}
+
+template <Kind kind, class T>
 void spread_pixels(const Pool2dBackwardArgs& a) {
   using S = Compute<T>;
-  using V = Vec<S>;
-  const PoolAxis &h = a.h, &w = a.w;
+  constexpr bool is_max = kind == Kind::max;
+  constexpr int N = VecOf<T>::N, U = 4;
+  const PoolAxis h = a.h, w = a.w;
   const int64_t C = a.dx.shape[1], rows = a.dx.shape[0] * h.in;
   parallel_ranges(rows, rows_per_chunk(w.in * C), [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
-      const T* dy = a.dy.as<T>() + row / h.in * h.out * w.out * C;
-      int64_t first_p, last_p, first_q, last_q;
-      h.covering(row % h.in, &first_p, &last_p);
-      S* weights = scratch<S>(Scratch::row, (last_p - first_p) * w.out);  // 1 / count(p, q)
-      for (int64_t p = first_p; p < last_p; ++p)
-        for (int64_t q = 0; q < w.out; ++q)
-          weights[(p - first_p) * w.out + q] =
-              S(1) /
-              S(a.divisor ? a.divisor : h.count(p, a.count_include_pad) * w.count(q, a.count_include_pad));
-      for (int64_t i = 0; i < w.in; ++i) {
-        w.covering(i, &first_q, &last_q);
-        T* dx = a.dx.as<T>() + (row * w.in + i) * C;
-        for (int64_t c = 0; c < C; c += 2 * V::N) {
-          V sum[2] = {V::zero(), V::zero()};
-          const int64_t n = smaller(V::N, C - c), m = smaller(V::N, C - c - n);
-          for (int64_t p = first_p; p < last_p; ++p)
-            for (int64_t q = first_q; q < last_q; ++q) {
-              const V weight = V::set1(weights[(p - first_p) * w.out + q]);
-              const T* g = dy + (p * w.out + q) * C + c;
-              sum[0] = fma(load_lanes<V>(g, n), weight, sum[0]);
-              if (m) sum[1] = fma(load_lanes<V>(g + n, m), weight, sum[1]);
-            }
-          store_lanes(sum[0], dx + c, n);
-          if (m) store_lanes(sum[1], dx + c + n, m);
+      const int64_t y = row % h.in, image = row / h.in * h.out * w.out * C;
+      const T* dy = a.dy.as<T>() + image;
+      const uint8_t* taps = is_max ? a.taps.as<uint8_t>() + image : nullptr;
+      Covering v;
+      h.covering(y, &v.first_p, &v.last_p);
+      S* factors = scratch<S>(Scratch::row, (v.last_p - v.first_p) * w.out);
+      for (int64_t p = v.first_p; p < v.last_p; ++p)
+        for (int64_t q = 0; q < w.out; ++q) {
+          S& factor = factors[(p - v.first_p) * w.out + q];
+          if constexpr (is_max)
+            factor = S((y - h.window(p).origin) * w.kernel - w.window(q).origin);
+          else
+            factor = S(1) / S(a.divisor ? a.divisor
+                                        : h.count(p, a.count_include_pad) * w.count(q, a.count_include_pad));
         }
+      for (int64_t i = 0; i < w.in; ++i) {
+        w.covering(i, &v.first_q, &v.last_q);
+        T* dx = a.dx.as<T>() + (row * w.in + i) * C;
+        const S column = is_max ? S(i) : S(0);
+        int64_t c = 0;
+        for (; c + U * N <= C; c += U * N)
+          spread_pixel<kind, U>(dy + c, taps + c, v, factors, column, w.out, C, N, dx + c);
+        for (; c < C; c += N)
+          spread_pixel<kind, 1>(dy + c, taps + c, v, factors, column, w.out, C, smaller(N, C - c), dx + c);
       }
     }
   });
@@ -592,10 +636,17 @@ void pool(const Pool2dArgs& a) {
 
 void max_forward(const Pool2dArgs& a) { a.taps ? pool<Kind::max_with_tap>(a) : pool<Kind::max>(a); }
 
+// True where comparing the taps of a vector of outputs is faster than scattering them one by one: the former takes
+// some five instructions per tap of the window and vector, the latter some ten per output.
+bool has_small_windows(const PoolAxis& h, const PoolAxis& w) {
+  return h.kernel * w.kernel <= 16 && h.dilation == 1 && w.dilation == 1;
+}
+
 void max_backward(const Pool2dBackwardArgs& a) {
   if (a.dx.size() == 0) return;
   dispatch_float(a.dx.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
+    if (a.is_channels_last && has_small_windows(a.h, a.w)) return spread_pixels<Kind::max, T>(a);
     const bool is_plane = !a.is_channels_last && is_whole(a.h) && is_whole(a.w);
     if (a.taps.dtype == Dtype::uint8)
       is_plane ? scatter_whole_planes<uint8_t, T>(a) : scatter_max<uint8_t, T>(a);
@@ -609,7 +660,7 @@ void average_backward(const Pool2dBackwardArgs& a) {
   dispatch_float(a.dx.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     if (a.is_channels_last)
-      spread_pixels<T>(a);
+      spread_pixels<Kind::average, T>(a);
     else if (is_whole(a.h) && is_whole(a.w))
       spread_whole_planes<T>(a);
     else
