@@ -448,8 +448,8 @@ template <class T>
 void spread_planes(const Pool2dBackwardArgs& a) {
   using S = Compute<T>;
   using V = Vec<S>;
-  constexpr int64_t group =
-      8;  // rows: a load that straddles two stores waits until both have left for the cache
+  // Rows of columns before they are read: a load that straddles two stores waits until both have left for the cache.
+  constexpr int64_t group = 8;
   const PoolAxis h = a.h, w = a.w;
   const int64_t rows = a.dx.shape[0] * a.dx.shape[1] * h.in;
   parallel_ranges(rows, rows_per_chunk(w.in), [&](int64_t begin, int64_t end) {
