@@ -100,9 +100,7 @@ class Parser {
         return s;
       }
       case Kind::dtype: {
-        const std::string w = word();
-        for (int i = 0; i < dtype_count; ++i)
-          if (w == name_of(Dtype(i))) return Dtype(i);
+        if (const std::optional<Dtype> dtype = find_dtype(word())) return *dtype;
         broken();
       }
       case Kind::ints: {
@@ -172,6 +170,12 @@ uint32_t mask_of(std::string_view keeps, auto const& names) {
 }
 
 }  // namespace
+
+std::optional<Dtype> find_dtype(std::string_view name) {
+  for (int i = 0; i < dtype_count; ++i)
+    if (name == name_of(Dtype(i))) return Dtype(i);
+  return std::nullopt;
+}
 
 Schema Schema::parse(std::string_view text) { return Parser(text).parse(); }
 

@@ -12,6 +12,7 @@
 // (k integers; one integer stands for k equal ones); a type with `?` also takes None. Strings are quoted with '.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -75,6 +76,8 @@ class Attrs {
   const Schema* schema_ = nullptr;
   std::shared_ptr<const std::vector<Attr>> values_;
 };
+
+std::optional<Dtype> find_dtype(std::string_view name);  // none: there is no dtype of that name
 
 // Attributes as text, in the words of the schema, and back: `stride=(1, 1), padding=(0, 0, 0, 0)`. All are written.
 std::string to_text(const Schema& schema, const Attrs& attrs);

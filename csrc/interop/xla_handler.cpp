@@ -66,8 +66,7 @@ std::string_view cut(std::string_view& rest, std::string_view separator) {
 }
 
 Dtype parse_dtype(std::string_view name) {
-  for (int i = 0; i < dtype_count; ++i)
-    if (name == name_of(Dtype(i))) return Dtype(i);
+  if (const std::optional<Dtype> dtype = find_dtype(name)) return *dtype;
   fail("xla", "there is no dtype '", name, "'");
 }
 

@@ -32,12 +32,6 @@ py::object numpy_dtype(Dtype dtype) {
   return py::reinterpret_borrow<py::object>(cached);
 }
 
-std::optional<Dtype> find_dtype(std::string_view name) {
-  for (int i = 0; i < dtype_count; ++i)
-    if (name == name_of(Dtype(i))) return Dtype(i);
-  return std::nullopt;
-}
-
 Dtype parse_dtype(py::handle o) {
   if (py::isinstance<PyDtype>(o)) return o.cast<PyDtype>().dtype;
   std::string name;

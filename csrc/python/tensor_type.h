@@ -47,7 +47,6 @@ PyObject* subscript(PyObject* self, PyObject* index);  // x[index]
 
 // dtypes
 pybind11::object dtype_object(Dtype dtype);  // lamina.float32 ...
-std::optional<Dtype> find_dtype(std::string_view name);
 Dtype parse_dtype(pybind11::handle o);      // from a lamina dtype, its name, or anything numpy.dtype takes
 pybind11::object numpy_dtype(Dtype dtype);  // numpy.dtype, ml_dtypes.bfloat16 included
 

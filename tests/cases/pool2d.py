@@ -126,6 +126,7 @@ WIDTHS = [
     for c in (1, 3, 4, 7, 8, 9, 16, 17, 31, 33)
 ]
 
+HALVING = {"stride": 2, "padding": 1}
 WINDOWS = [
     Sample("one pixel", Arr(1, 1, 1, 1), kernel_size=1),
     Sample("one pixel, padded", Arr(1, 1, 1, 1), kernel_size=3, stride=1, padding=1),
@@ -158,11 +159,7 @@ WINDOWS = [
     Sample("window > input, ceil_mode", Arr(1, 1, 1, 2), kernel_size=2, stride=2, ceil_mode=True),
     Sample("many taps", Arr(1, 2, 19, 18, kind="distinct"), kernel_size=(17, 16), stride=1),
     Sample(
-        "large windows, channels-last",
-        Arr(1, 67, 5, 6, kind="distinct", layout="channels_last"),
-        kernel_size=5,
-        stride=2,
-        padding=1,
+        "large windows, pixels", Arr(1, 67, 5, 6, kind="distinct", layout="channels_last"), kernel_size=5, **HALVING
     ),
     Sample("rows that repeat", Arr(2, 2, 19, 11, kind="distinct"), kernel_size=(5, 2), stride=(6, 2)),
     Sample("zero batch", Arr(0, 3, 4, 4)),
@@ -170,13 +167,7 @@ WINDOWS = [
     Sample("many planes", Arr(40, 40, 5, 5), kernel_size=3, stride=2, padding=1).no_gradient(),
     Sample("large plane", Arr(1, 2, 150, 170), kernel_size=3, stride=2, padding=1).no_gradient().only("float32"),
     Sample("many pixels", Arr(2, 70, 30, 20, layout="channels_last"), kernel_size=2).no_gradient(),
-    Sample(
-        "channels sliced",
-        Arr(2, 5, 6, 6, kind="distinct", layout="strided"),
-        kernel_size=3,
-        stride=2,
-        padding=1,
-    ),
+    Sample("channels sliced", Arr(2, 5, 6, 6, kind="distinct", layout="strided"), kernel_size=3, **HALVING),
 ]
 
 TIES = [

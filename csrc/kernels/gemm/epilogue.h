@@ -51,8 +51,8 @@ struct Epilogue {
   // Takes out what the sums may start from instead: c, which may be y, or the bias.
   LAMINA_INLINE Start<T> take_start() {
     if (!holds_vectors() || alpha != S(1)) return {};
-    const bool c_is_apart = c.data != y.data || c.row_stride == y.row_stride;
-    const bool takes_c = c.data && beta == S(1) && c.column_stride == 1 && c_is_apart;
+    const bool is_own_place = c.data != y.data || c.row_stride == y.row_stride;  // read before it is written
+    const bool takes_c = c.data && beta == S(1) && c.column_stride == 1 && is_own_place;
     if (!takes_c && bias.column_stride != 1) return {};
     Matrix<T>& taken = takes_c ? c : bias;
     const Start<T> start{taken.data, taken.row_stride};
@@ -62,7 +62,7 @@ struct Epilogue {
 };
 
 // Rows and columns of y from (i0, j0) on, from their complete sums, which may lie in y. `is_short`: y = act(sums +
-// factor * addend), of c and bias.
+// factor * addend), where the addend is c, the bias, or absent.
 template <class T, class F, bool is_short>
 void finish_with(const Epilogue<T>& e, const Compute<T>* sums, int64_t ld, int64_t i0, int64_t j0,
                  int64_t rows, int64_t cols) {
@@ -82,7 +82,8 @@ void finish_with(const Epilogue<T>& e, const Compute<T>* sums, int64_t ld, int64
     for (int64_t i = 0; i < rows; ++i) {
       Vec<S> v = fetch<S>(sums + i * ld + j, 1, n);
       if constexpr (is_short) {
-        v = F::value(fma(factor, operand(addend, i), v));
+        if (addend.data) v = fma(factor, operand(addend, i), v);
+        v = F::value(v);
       } else {
         if (e.alpha != S(1)) v = v * alpha;
         if (e.c.data) v = fma(beta, operand(e.c, i), v);
@@ -99,8 +100,7 @@ void finish_with(const Epilogue<T>& e, const Compute<T>* sums, int64_t ld, int64
 template <class T>
 [[gnu::noinline]] void finish(const Epilogue<T>& e, const Compute<T>* sums, int64_t ld, int64_t i0,
                               int64_t j0, int64_t rows, int64_t cols) {
-  const bool is_short =
-      e.alpha == 1 && bool(e.bias.data) != bool(e.c.data) && !e.pre.data && !e.residual.data;
+  const bool is_short = e.alpha == 1 && !(e.bias.data && e.c.data) && !e.pre.data && !e.residual.data;
   dispatch_activation(e.activation, [&](auto f) {
     const auto with = is_short ? finish_with<T, decltype(f), true> : finish_with<T, decltype(f), false>;
     with(e, sums, ld, i0, j0, rows, cols);
