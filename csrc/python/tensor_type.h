@@ -47,8 +47,8 @@ PyObject* subscript(PyObject* self, PyObject* index);  // x[index]
 
 // dtypes
 pybind11::object dtype_object(Dtype dtype);  // lamina.float32 ...
-Dtype parse_dtype(pybind11::handle o);      // from a lamina dtype, its name, or anything numpy.dtype takes
-pybind11::object numpy_dtype(Dtype dtype);  // numpy.dtype, ml_dtypes.bfloat16 included
+Dtype parse_dtype(pybind11::handle o);       // from a lamina dtype, its name, or anything numpy.dtype takes
+pybind11::object numpy_dtype(Dtype dtype);   // numpy.dtype, ml_dtypes.bfloat16 included
 
 // Releases the GIL for work of at least so many bytes.
 inline constexpr int64_t gil_release_bytes = 64 * 1024;
