@@ -123,18 +123,24 @@ Bands<S> pack_a_rows(Matrix<const T> a, int64_t M, int64_t K, S* out) {
   return {out, tile_rows * ld, ld, 1};
 }
 
-// As columns of tile_rows, copied by whole vectors whose surplus the next column overwrites.
+// As columns of tile_rows, copied by whole vectors whose surplus the next column overwrites. Rows of memory are read a
+// few at a time into all bands, as in pack_b; the line between bands takes the last surplus, and keeps bands that are
+// written in turn out of each other's cache sets.
 template <class S, class T>
 Bands<S> pack_a_columns(Matrix<const T> a, int64_t M, int64_t K, S* out) {
   constexpr int width = (tile_rows + Vec<S>::N - 1) / Vec<S>::N * Vec<S>::N;
-  for (int64_t i = 0; i < M; i += tile_rows) {
-    const int64_t rows = smaller(tile_rows, M - i);
-    S* band = out + i * K;
-    for (int64_t k = 0; k < K; ++k, band += tile_rows)
-      for (int j = 0; j < width; j += Vec<S>::N)
-        Vec<S>::load(a.data + i + k * a.column_stride + j, lanes_of<S>(rows, j / Vec<S>::N)).store(band + j);
-  }
-  return {out, tile_rows * K, 1, tile_rows};
+  constexpr int64_t step = 8;
+  const int64_t band_stride = tile_rows * K + 64 / int64_t(sizeof(S));
+  for (int64_t k0 = 0; k0 < K; k0 += step)
+    for (int64_t i = 0; i < M; i += tile_rows) {
+      const int64_t rows = smaller(tile_rows, M - i), end = smaller(k0 + step, K);
+      S* band = out + i / tile_rows * band_stride;
+      for (int64_t k = k0; k < end; ++k)
+        for (int j = 0; j < width; j += Vec<S>::N)
+          Vec<S>::load(a.data + i + k * a.column_stride + j, lanes_of<S>(rows, j / Vec<S>::N))
+              .store(band + k * tile_rows + j);
+    }
+  return {out, band_stride, 1, tile_rows};
 }
 
 template <class S, class T>
