@@ -59,7 +59,7 @@ LAMINA_INLINE GemmTile choose_tile(const GemmProblem& p) {
 
   // Equal blocks, so that none is a sliver.
   const auto equal = [](int64_t n, int64_t block, int64_t step) {
-    return larger(1, round_up(n <= block ? n : ceil_div(n, ceil_div(n, block)), step));
+    return larger(1, round_up(equal_part(n, block), step));
   };
   t.kc = equal(K, t.kc, is_amx ? amx_depth : 8);
   const auto fitting = [&](int64_t n, int64_t bytes, int64_t step) {

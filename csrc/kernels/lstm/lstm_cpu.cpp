@@ -40,6 +40,12 @@ int64_t reserve_columns_of(int64_t H) {
   return padded<S>(gate_columns<S>(H) + groups_of<S>(H) * Vec<S>::N);
 }
 
+// Groups or panels of a step that a thread takes at a time, of `count` that each bring `weights` weights to `rows`
+// rows: work for 20 us or more, where a weight costs as much to read as 4 multiply-adds.
+int64_t part_of_step(int64_t count, int64_t weights, int64_t rows) {
+  return equal_part(count, larger(1, (int64_t(1) << 20) / larger(weights * (rows + 4), 1)));
+}
+
 int64_t steps_of_chunk(int64_t T, int64_t B) { return larger(1, smaller(T, chunk_rows / larger(B, 1))); }
 
 // Hands out the parts of a workspace; from a null base it only counts them.
@@ -284,9 +290,7 @@ struct Forward {
     const int64_t rows = end - begin;
     S* g = gates + (order.first[s] - low + begin) * ld;
     const Matrix<const S> h_last{h[s % 2] + begin * ldh, ldh, 1};
-    const int64_t work_of_group =
-        4 * V::N * z.H * (rows + 4);  // 4: a weight costs as much to read as 4 multiply-adds
-    parallel_ranges(Q, larger(1, (int64_t(1) << 20) / larger(work_of_group, 1)), [&](int64_t q0, int64_t q1) {
+    parallel_ranges(Q, part_of_step(Q, 4 * V::N * z.H, rows), [&](int64_t q0, int64_t q1) {
       for (int64_t q = q0; q < q1; ++q) {
         if (has_dots)
           dot_groups(q, q + 1, rows, z.H, h_last, args->w_hh.as<const T>(), z.H, g, ld, g, ld);
@@ -412,17 +416,15 @@ struct Backward {
       for (int64_t q = q0; q < q1; ++q) cell(s, begin, rows, q);
     });
     constexpr S zeros[wide_panel * V::N] = {};
-    const int64_t work_of_panel = 4 * z.H * width * (rows + 4);
-    parallel_ranges(ceil_div(z.H, width), larger(1, (int64_t(1) << 20) / work_of_panel),
-                    [&](int64_t p0, int64_t p1) {
-                      dispatch_panel(hidden_width, [&](auto constant) {
-                        constexpr int NV = sizeof(typename decltype(constant)::type) / sizeof(int);
-                        for (int64_t p = p0; p < p1; ++p)
-                          multiply_panel<S, NV>(rows, 4 * z.H, dgates + row * ldg, ldg,
-                                                hidden_panels + p * 4 * z.H * width, zeros, 0,
-                                                dh + begin * ldh + p * width, ldh);
-                      });
-                    });
+    const int64_t panels = ceil_div(z.H, width);
+    parallel_ranges(panels, part_of_step(panels, 4 * z.H * width, rows), [&](int64_t p0, int64_t p1) {
+      dispatch_panel(hidden_width, [&](auto constant) {
+        constexpr int NV = sizeof(typename decltype(constant)::type) / sizeof(int);
+        for (int64_t p = p0; p < p1; ++p)
+          multiply_panel<S, NV>(rows, 4 * z.H, dgates + row * ldg, ldg, hidden_panels + p * 4 * z.H * width,
+                                zeros, 0, dh + begin * ldh + p * width, ldh);
+      });
+    });
   }
 
   // The units of group q: dgates and h[t-1] of their rows, and dc for the step before.
