@@ -176,6 +176,21 @@ def test_memory_is_counted_and_given_back(device):
     assert lamina._C.memory_stats(device)["bytes_in_use"] == before
 
 
+@pytest.mark.parametrize("width", [8, 5])
+def test_padding_of_an_embedding_gets_no_gradient(device, width, rng):
+    table = rng.standard_normal((4, width)).astype(np.float32)
+    indices, dy = np.array([3, 1, 3, 0, 3, 1]), rng.standard_normal((6, width)).astype(np.float32)
+    weight = lamina.tensor(table, device=device)
+    with lamina.Tape() as tape:
+        tape.watch(weight)
+        y = F.embedding(lamina.tensor(indices, device=device), weight, padding_idx=-1)
+    want = np.zeros_like(table)
+    np.add.at(want, indices, dy)
+    want[3] = 0
+    (got,) = tape.gradient(y, [weight], lamina.tensor(dy, device=device))
+    np.testing.assert_allclose(got.numpy(), want, rtol=1e-6)
+
+
 def test_indices_out_of_range_stay_inside(device):
     """The host does not see indices on a device: kernels read and write as if those outside were clamped."""
     x = np.arange(12, dtype=np.float32).reshape(4, 3)

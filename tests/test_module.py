@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import lamina
+from lamina import functional as F
 from lamina import nn
 
 
@@ -120,6 +121,49 @@ def test_initialisation_is_seeded_and_has_the_moments_of_pytorch():
         assert values.std() == pytest.approx(bound / 3**0.5, rel=0.1)
     w = nn.init.xavier_normal_(lamina.empty(400, 300)).numpy()
     assert w.std() == pytest.approx((2 / 700) ** 0.5, rel=0.02)
+
+
+def test_embedding(rng):
+    lamina.manual_seed(3)
+    layer = nn.Embedding(400, 300, padding_idx=-1)
+    table = layer.weight.numpy()
+    assert (table[-1] == 0).all()
+    assert table[:-1].mean() == pytest.approx(0, abs=0.02)
+    assert table[:-1].std() == pytest.approx(1, abs=0.02)
+    indices = np.array([[7, 399, 2], [7, 0, 399]])
+    dy = rng.standard_normal((2, 3, 300)).astype(np.float32)
+    with lamina.Tape() as tape:
+        y = layer(lamina.tensor(indices))
+    tape.backward(y, lamina.tensor(dy))
+    np.testing.assert_array_equal(y.numpy(), table[indices])
+    want = np.zeros_like(table)
+    np.add.at(want, indices, dy)
+    want[-1] = 0
+    np.testing.assert_allclose(layer.weight.grad.numpy(), want, rtol=1e-6)
+    assert repr(layer) == "Embedding(400, 300, padding_idx=399)"
+    with pytest.raises(ValueError, match="Embedding: padding_idx is 4; expected one of 4 rows"):
+        nn.Embedding(4, 3, padding_idx=4)
+    with pytest.raises(TypeError, match="sparse"):
+        nn.Embedding(4, 3, sparse=True)
+
+
+def test_pretrained_embeddings_are_shared_and_frozen(rng):
+    table = rng.standard_normal((5, 3)).astype(np.float32)
+    layer = nn.Embedding.from_pretrained(lamina.from_numpy(table), padding_idx=1)
+    assert list(layer.state_dict()) == ["weight"]
+    assert (layer.num_embeddings, layer.embedding_dim) == (5, 3)
+    table[2] = 7
+    for frozen in (True, False):
+        with lamina.Tape() as tape:
+            loss = F.sum(layer.freeze(frozen)(lamina.tensor([2, 2, 1])))
+        assert float(loss.detach()) == pytest.approx(42 + table[1].sum())
+        if not frozen:
+            tape.backward(loss)
+    np.testing.assert_array_equal(layer.weight.grad.numpy(), [[0] * 3, [0] * 3, [2] * 3, [0] * 3, [0] * 3])
+    assert nn.Embedding.from_pretrained(table).weight.is_frozen
+    assert not nn.Embedding.from_pretrained(table, freeze=False).weight.is_frozen
+    with pytest.raises(ValueError, match=r"Embedding: the table is \(3,\); expected \(V, D\)"):
+        nn.Embedding.from_pretrained(table[0])
 
 
 def test_checkpoint(tmp_path):

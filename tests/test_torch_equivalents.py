@@ -163,6 +163,7 @@ THEIRS = {
     "split": lambda x, split_size, dim: torch.split(x, split_size, dim),
     "pad": pad,
     "index_select": lambda x, index, dim: x[(slice(None),) * (dim % x.ndim) + (index.long(),)],
+    "embedding": lambda indices, weight, padding_idx: functional.embedding(indices.long(), weight, padding_idx),
     "gather": lambda x, index, dim: x.gather(dim, index.long()),
     "clamp": lambda x, min, max: x.clamp(min, max).to(x.dtype),
     "one_hot": lambda index, num_classes, dtype: functional.one_hot(index.long(), num_classes).to(dtype),

@@ -11,7 +11,8 @@ nn = pytest.importorskip("lamina.torch.nn", reason="PyTorch is older than 2.10")
 from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence  # noqa: E402
 
 IMAGES, IMAGE = (2, 6, 9, 8), (6, 9, 8)
-LAYERS = [  # name, arguments, options, shape of the input
+SYMBOLS = torch.tensor([[1, 5, 5], [0, 6, 5]])
+LAYERS = [  # name, arguments, options, shape of the input, or the input
     *((name, (), {}, (3, 4)) for name in ("ReLU", "SiLU", "Sigmoid", "Tanh", "Softplus", "GELU", "LeakyReLU", "ELU")),
     ("LeakyReLU", (0.2,), {}, (3, 4)),
     ("ELU", (), {"alpha": 0.5}, (3, 4)),
@@ -21,6 +22,8 @@ LAYERS = [  # name, arguments, options, shape of the input
     ("Linear", (5, 3), {}, (4, 5)),
     ("Linear", (5, 3), {"bias": False}, (2, 4, 5)),
     ("Linear", (5, 3), {}, (5,)),
+    ("Embedding", (7, 3), {}, SYMBOLS),
+    ("Embedding", (7, 4), {"padding_idx": -2}, SYMBOLS),
     ("Conv2d", (6, 4, 3), {}, IMAGES),
     ("Conv2d", (6, 4, 3), {"padding": 1, "stride": 2, "bias": False}, IMAGE),
     ("Conv2d", (6, 4, (3, 2)), {"padding": "same", "dilation": 2, "groups": 2}, IMAGES),
@@ -89,7 +92,7 @@ def test_layers_compute_what_pytorch_s_do(name, arguments, options, shape):
     assert isinstance(ours, getattr(torch.nn, name))
     assert repr(ours) == repr(theirs)
     assert inspect.signature(type(ours)) == inspect.signature(type(theirs))
-    x = torch.randn(shape)
+    x = shape if isinstance(shape, torch.Tensor) else torch.randn(shape)
     check_equal(ours, theirs, x)
     check_equal(ours.eval(), theirs.eval(), x)
     if x.ndim == 4:
@@ -226,6 +229,9 @@ def test_dropout_between_layers_of_an_lstm_is_seeded_by_pytorch():
         ("Softplus", (2.0,), {}, "Softplus: beta is 2.0; expected 1"),
         ("Softmax", (), {}, "Softmax: dim is None; expected int"),
         ("LSTM", (4, 3), {"proj_size": 2}, "LSTM: proj_size is 2; expected 0"),
+        ("Embedding", (4, 3), {"sparse": True}, "Embedding: sparse is True; expected False"),
+        ("Embedding", (4, 3), {"scale_grad_by_freq": True}, "Embedding: scale_grad_by_freq is True; expected False"),
+        ("Embedding", (4, 3), {"max_norm": 1.0}, "Embedding: max_norm is 1.0; expected None"),
     ],
 )
 def test_options_without_a_kernel_are_refused(name, arguments, options, message):
@@ -260,6 +266,15 @@ def test_batch_norm_in_evaluation_under_transforms():
     for transform, operand in ((torch.func.vmap, x), (torch.func.grad, x[0])):
         got, want = (transform(total(layer))(operand) for layer in layers)
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_pretrained_embeddings():
+    table = torch.randn(7, 3)
+    ours, theirs = (library.Embedding.from_pretrained(table, padding_idx=5) for library in (nn, torch.nn))
+    assert not ours.weight.requires_grad
+    torch.testing.assert_close(ours(SYMBOLS), theirs(SYMBOLS), rtol=0, atol=0)
+    with pytest.raises(ValueError, match="embedding: indices has 7; expected 0 to 6"):
+        ours(SYMBOLS + 1)
 
 
 def test_parameters_that_functions_replace():

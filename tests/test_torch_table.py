@@ -20,6 +20,7 @@ LAYERS = {  # every layer that the table names: arguments, and the shape of its 
     "AvgPool2d": ((2,), IMAGES),
     "AdaptiveAvgPool2d": ((2,), IMAGES),
     "AdaptiveMaxPool2d": ((2,), IMAGES),
+    "Embedding": ((5, 3), (5, 3)),  # of its table
     "ReLU": ((), (2, 4)),
     "GELU": ((), (2, 4)),
     "Softmax": ((-1,), (2, 4)),
@@ -52,10 +53,21 @@ def build(name):
     arguments, shape = LAYERS[name]
     layer = getattr(nn, name)(*arguments)
     x = torch.randn(shape)
+    if name == "Embedding":
+        return OfWeight(layer, torch.tensor([[1, 4, 4], [0, 2, 4]])), x
     if "Loss" not in name:
         return layer, x
     target = torch.arange(2) if name == "CrossEntropyLoss" else torch.zeros(shape)
     return WithTarget(layer, target), x
+
+
+class OfWeight(torch.nn.Module):
+    def __init__(self, layer, x):
+        super().__init__()
+        self.layer, self.x = layer, x
+
+    def forward(self, weight):
+        return torch.func.functional_call(self.layer, {"weight": weight}, (self.x,))
 
 
 class WithTarget(torch.nn.Module):

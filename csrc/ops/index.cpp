@@ -1,4 +1,4 @@
-// Elements chosen by index arrays: index_select, gather, one_hot.
+// Elements chosen by index arrays: index_select, embedding, gather, one_hot.
 #include "kernels/layout/index.h"
 #include "autograd/op.h"
 
@@ -11,11 +11,11 @@ int axis_of(std::string_view op, int64_t dim, const View& x) {
 }
 
 // Indices are integers in [0, n). The values of a recorded program come later: there the kernel clamps.
-void check_index(std::string_view op, const Array& index, int64_t n) {
+void check_index(std::string_view op, const Array& index, int64_t n, std::string_view name = "index") {
   const View& v = index.view();
-  check<TypeError>(v.dtype == Dtype::int64 || v.dtype == Dtype::int32, op, "index is ", v.dtype,
+  check<TypeError>(v.dtype == Dtype::int64 || v.dtype == Dtype::int32, op, name, " is ", v.dtype,
                    "; expected int64 or int32");
-  check(n > 0 || v.size() == 0, op, "index is ", v, ", into an axis of extent 0; expected no index");
+  check(n > 0 || v.size() == 0, op, name, " is ", v, ", into an axis of extent 0; expected no index");
   if (!index.device().is_cpu() || !v.data || !Stream::can_check_values()) return;
   const auto scan = [&](const auto* data) {
     const int64_t size = v.size();
@@ -29,12 +29,23 @@ void check_index(std::string_view op, const Array& index, int64_t n) {
     bool is_inside = true;
     for (int64_t i = 0; i < size; ++i) is_inside &= uint64_t(element(i)) < uint64_t(n);
     for (int64_t i = 0; !is_inside && i < size; ++i)
-      check(uint64_t(element(i)) < uint64_t(n), op, "index has ", element(i), "; expected 0 to ", n - 1);
+      check(uint64_t(element(i)) < uint64_t(n), op, name, " has ", element(i), "; expected 0 to ", n - 1);
   };
   if (v.dtype == Dtype::int32)
     scan(v.as<const int32_t>());
   else
     scan(v.as<const int64_t>());
+}
+
+// The shape of x with the axes of index in the place of axis `axis`.
+Shape selected_shape(std::string_view op, const View& x, const View& index, int axis) {
+  check(x.ndim - 1 + index.ndim <= max_ndim, op, "the result of indices ", index, " into ", x, " has ",
+        x.ndim - 1 + index.ndim, " axes; expected at most ", max_ndim);
+  Shape shape;
+  for (int i = 0; i < axis; ++i) shape.dims[shape.ndim++] = x.shape[i];
+  for (int i = 0; i < index.ndim; ++i) shape.dims[shape.ndim++] = index.shape[i];
+  for (int i = axis + 1; i < x.ndim; ++i) shape.dims[shape.ndim++] = x.shape[i];
+  return shape;
 }
 
 // A contiguous array seen as (O, N, I): axes before `axis`, `count` axes from it on, axes after.
@@ -46,6 +57,13 @@ View seen_as_rows(const Array& x, int axis, int count) {
   return v;
 }
 
+void select(Stream& stream, const Array& x, const Array& index, int axis, const Array& y) {
+  const Array dense = contiguous(x), dense_index = contiguous(index);
+  stream.submit(&IndexKernels::select, SelectArgs{.x = seen_as_rows(dense, axis, 1),
+                                                  .index = dense_index.view(),
+                                                  .y = seen_as_rows(y, axis, index.ndim())});
+}
+
 const Register index_select_op{{
     .schema = "index_select(x, index, *, dim: int = 0) -> y",
     .infer =
@@ -53,21 +71,11 @@ const Register index_select_op{{
           const View &x = in[0].view(), &index = in[1].view();
           const int axis = axis_of("index_select", attrs.integer("dim"), x);
           check_index("index_select", in[1], x.shape[axis]);
-          check(x.ndim - 1 + index.ndim <= max_ndim, "index_select", "x is ", x, ", index ", index,
-                "; expected a result of at most ", max_ndim, " axes");
-          Shape shape;
-          for (int i = 0; i < axis; ++i) shape.dims[shape.ndim++] = x.shape[i];
-          for (int i = 0; i < index.ndim; ++i) shape.dims[shape.ndim++] = index.shape[i];
-          for (int i = axis + 1; i < x.ndim; ++i) shape.dims[shape.ndim++] = x.shape[i];
-          out.add({x.dtype, shape});
+          out.add({x.dtype, selected_shape("index_select", x, index, axis)});
         },
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
-          const Array x = contiguous(in[0]), index = contiguous(in[1]);
-          const int axis = axis_of("index_select", attrs.integer("dim"), x.view());
-          stream.submit(&IndexKernels::select, SelectArgs{.x = seen_as_rows(x, axis, 1),
-                                                          .index = index.view(),
-                                                          .y = seen_as_rows(out[0], axis, index.ndim())});
+          select(stream, in[0], in[1], axis_of("index_select", attrs.integer("dim"), in[0].view()), out[0]);
         },
     .vjp = [](const Saved& s, const Inputs& dy) -> Gradients {
       const int axis = axis_of("index_select", s.attrs.integer("dim"), s.in[0].view());
@@ -78,7 +86,7 @@ const Register index_select_op{{
 }};
 
 const Register index_select_backward_op{{
-    .schema = "index_select_backward(dy, index, *, dim: int = 0, size: int = 0) -> dx",
+    .schema = "index_select_backward(dy, index, *, dim: int = 0, size: int = 0, skipped: int = -1) -> dx",
     .infer =
         [](const Inputs& in, const Attrs& attrs, Inference& out) {
           const int axis = int(attrs.integer("dim"));
@@ -97,8 +105,40 @@ const Register index_select_backward_op{{
                         SelectBackwardArgs{.dy = seen_as_rows(dy, axis, index.ndim()),
                                            .index = index.view(),
                                            .dx = seen_as_rows(out[0], axis, 1),
+                                           .skipped = attrs.integer("skipped"),
                                            .workspace = out.workspace});
         },
+}};
+
+// The row of a weight that is never trained; -1: none.
+int64_t padding_of(const Attrs& attrs, const Array& weight) {
+  if (attrs.is_none("padding_idx")) return -1;
+  const int64_t i = attrs.integer("padding_idx");
+  return i < 0 ? i + weight.dim(0) : i;
+}
+
+const Register embedding_op{{
+    .schema = "embedding(indices, weight, *, padding_idx: int? = None) -> y",
+    .infer =
+        [](const Inputs& in, const Attrs& attrs, Inference& out) {
+          const View &indices = in[0].view(), &weight = in[1].view();
+          check(weight.ndim == 2, "embedding", "weight is ", weight, "; expected (V, D)");
+          const int64_t V = weight.shape[0], padding = padding_of(attrs, in[1]);
+          if (!attrs.is_none("padding_idx"))
+            check(0 <= padding && padding < V, "embedding", "padding_idx is ", attrs.integer("padding_idx"),
+                  "; expected a row of weight ", weight);
+          check_index("embedding", in[0], V, "indices");
+          out.add({weight.dtype, selected_shape("embedding", weight, indices, 0)});
+        },
+    .run = [](Stream& stream, const Inputs& in, const Attrs&,
+              const Outputs& out) { select(stream, in[1], in[0], 0, out[0]); },
+    .vjp = [](const Saved& s, const Inputs& dy) -> Gradients {
+      return {{},
+              eval<"index_select_backward">(
+                  {dy[0], s.in[0]},
+                  {{"dim", 0}, {"size", s.in[1].dim(0)}, {"skipped", padding_of(s.attrs, s.in[1])}})};
+    },
+    .keeps = "indices",
 }};
 
 const Register gather_op{{

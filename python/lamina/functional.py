@@ -328,6 +328,23 @@ def index_select(x: Tensor, index: Tensor, *, dim: int = 0) -> Tensor:
     return _C.index_select(x, index, dim)
 
 
+def embedding(indices: Tensor, weight: Tensor, *, padding_idx: int | None = None) -> Tensor:
+    """y[…, d] = weight[indices[…], d]: the rows of a table that indices name.
+
+    Args:
+        indices: int64 or int32 in [0, V), any shape.
+        weight: (V, D).
+        padding_idx: a row that gets no gradient, in [-V, V), as it stands for the filling of short sequences.
+
+    Returns: Tensor of the shape of ``indices`` with D behind.
+    Raises: ValueError for a weight of another shape, an index out of range (inside a recording and on a GPU it is
+        clamped) or a padding_idx that is no row; TypeError for indices of other dtypes.
+    Note: the gradient of ``weight`` is dense; its rows are sums in the order of ``indices``, in float32 (float64): the
+        same bits in every run.
+    """
+    return _C.embedding(indices, weight, padding_idx)
+
+
 def gather(x: Tensor, index: Tensor, *, dim: int = 0) -> Tensor:
     """y[i, j, k] = x[index[i, j, k], j, k] for ``dim`` 0, and likewise for other axes.
 

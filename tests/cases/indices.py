@@ -1,4 +1,4 @@
-"""index_select, gather, one_hot."""
+"""index_select, embedding, gather, one_hot."""
 
 import numpy as np
 
@@ -7,6 +7,10 @@ from cases import Arr, Bench, Case, Error, Sample
 
 def index_select(x, index, *, dim=0):
     return np.take(x, index, dim)
+
+
+def embedding(indices, weight, *, padding_idx=None):
+    return weight[indices]
 
 
 def gather(x, index, *, dim=0):
@@ -22,12 +26,31 @@ def torch_select(x, index):
     return x.index_select(0, index)
 
 
+def torch_embedding(indices, weight):
+    import torch.nn.functional
+
+    return torch.nn.functional.embedding(indices, weight)
+
+
 def torch_gather(x, index):
     return x.gather(1, index)
 
 
 def below(n, *shape, dtype="int64"):
     return Arr(*shape, kind="int", high=n, dtype=dtype)
+
+
+def table(name, rows, width, *shape, dtypes=("float32",)):
+    size = int(np.prod(shape))
+    return Bench(
+        name,
+        below(rows, *shape),
+        Arr(rows, width),
+        torch=torch_embedding,
+        bytes=8 * size * (width + 1),
+        backward=True,
+        dtypes=dtypes,
+    )
 
 
 cases = [
@@ -65,6 +88,40 @@ cases = [
             )
         ],
         family="index",
+    ),
+    Case(
+        op="embedding",
+        reference=embedding,
+        samples=[
+            Sample("sentences", below(11, 4, 6), Arr(11, 8)),
+            Sample("odd width", below(7, 9), Arr(7, 5)),
+            Sample("width 1", below(7, 9), Arr(7, 1)),
+            Sample("wide rows", below(300, 2, 70), Arr(300, 131)),
+            Sample("aligned rows, many of each", below(3, 90), Arr(3, 64)),
+            Sample("int32", below(5, 3, 4, dtype="int32"), Arr(5, 12)),
+            Sample("scalar", below(5), Arr(5, 3)),
+            Sample("no index", below(5, 2, 0), Arr(5, 3)),
+            Sample("no index, no rows", below(1, 0), Arr(0, 3)),
+            Sample("rows of nothing", below(5, 3), Arr(5, 0)),
+            Sample("special values", below(4, 6), Arr(4, 9, kind="special")).no_gradient(),
+            Sample("padding without use", np.array([0, 2]), Arr(4, 3), padding_idx=-1),
+        ],
+        errors=[
+            Error(ValueError, "indices has 5; expected 0 to 4", np.array([1, 5]), Arr(5, 2)).on_cpu(),
+            Error(ValueError, "indices has -1", np.array([-1]), Arr(5, 2)).on_cpu(),
+            Error(ValueError, "weight is (5,); expected (V, D)", np.array([0]), Arr(5)),
+            Error(ValueError, "extent 0; expected no index", np.array([0]), Arr(0, 2)),
+            Error(
+                ValueError, "padding_idx is 5; expected a row of weight (5, 2)", np.array([0]), Arr(5, 2), padding_idx=5
+            ),
+            Error(ValueError, "padding_idx is -6", np.array([0]), Arr(5, 2), padding_idx=-6),
+            Error(ValueError, "has 9 axes; expected at most 8", np.zeros([1] * 8, np.int64), Arr(5, 2)),
+            Error(TypeError, "indices is float32", Arr(3), Arr(5, 2)),
+        ],
+        bench=[
+            table("BERT, 32 x 128 tokens", 30_000, 768, 32, 128, dtypes=("float32", "bfloat16")),
+            table("word2vec, 4096 words", 100_000, 128, 4096),
+        ],
     ),
     Case(
         op="gather",

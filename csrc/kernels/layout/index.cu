@@ -4,9 +4,9 @@
 //
 // The derivatives are one kernel. Each element of the index is an entry (place in dx, its own number); for `select` the
 // places are rows of dx, for `gather` elements. A sort (sort.cuh) brings the entries of one place together, in
-// their order. The first of them then adds up all of its place's dy in float32 (float64) and writes the sum; what no
-// entry names was zeroed before. Every element of dx is written by one thread, so nothing depends on the order of
-// threads. Traffic: dx, dy, and some log2(n) passes over 16 bytes an entry, n entries; bound by the latency of the sort
+// their order. The first of them then adds up all of its place's dy in float32 (float64), 16 bytes of a row a thread, and
+// writes the sum; what no entry names was zeroed before. Entries of a row that is skipped are given a place past the end,
+// which has no sum. Every element of dx is written by one thread, so nothing depends on the order of threads. Traffic: dx, dy, and some log2(n) passes over 16 bytes an entry, n entries; bound by the latency of the sort
 // where n is small, by the longest sum where one place has most of the entries.
 #include "kernels/layout/index.h"
 
@@ -61,8 +61,9 @@ void select(const SelectArgs& a) {
 
 // --- sums --------------------------------------------------------------------------------------------------------
 
-// dx[o, place, i] = sum of dy[o, source, i] over the entries of the place. dx (O, N, I), dy (O, M, I).
-template <class T>
+// dx[o, place, i] = sum of dy[o, source, i] over the entries of the place, if it is below N. dx (O, N, I) and
+// dy (O, M, I) in packs of V elements.
+template <class T, int V>
 __global__ __launch_bounds__(spread_threads) void sum_entries_kernel(const T* dy, const Entry* entries, T* dx,
                                                                      int64_t size, int64_t N, prim::Divider M,
                                                                      prim::Divider I) {
@@ -70,13 +71,20 @@ __global__ __launch_bounds__(spread_threads) void sum_entries_kernel(const T* dy
     const int64_t row = I.quotient(at), o = M.quotient(row), k = row - o * M.divisor,
                   i = at - row * I.divisor;
     const int64_t place = entries[k].place;
-    if (k > 0 && entries[k - 1].place == place) return;
+    if (place >= N || (k > 0 && entries[k - 1].place == place)) return;
     const int64_t end = find_entry(entries, k, M.divisor, {place, INT64_MAX});
-    const T* from = dy + o * M.divisor * I.divisor + i;
-    Compute<T> sum = 0;
+    const T* from = dy + (o * M.divisor * I.divisor + i) * V;
+    Compute<T> sum[V] = {};
 #pragma unroll 4
-    for (int64_t m = k; m < end; ++m) sum += prim::widen(from[entries[m].source * I.divisor]);
-    dx[(o * N + place) * I.divisor + i] = prim::narrow<T>(sum);
+    for (int64_t m = k; m < end; ++m) {
+      const prim::Pack<T, V> x = prim::load_vector<V>(from + entries[m].source * I.divisor * V);
+#pragma unroll
+      for (int v = 0; v < V; ++v) sum[v] += prim::widen(x[v]);
+    }
+    prim::Pack<T, V> y;
+#pragma unroll
+    for (int v = 0; v < V; ++v) y[v] = prim::narrow<T>(sum[v]);
+    prim::store_vector(dx + ((o * N + place) * I.divisor + i) * V, y);
   });
 }
 
@@ -90,21 +98,31 @@ void sum_entries(const View& dy, const View& dx, int64_t O, int64_t N, int64_t M
   const Entry* entries = sort_entries(unsorted, spare, M);
   dispatch_device_float(dx.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    launch("sum_entries", sum_entries_kernel<T>, spread(O * M * I), dy.as<const T>(), entries, dx.as<T>(),
-           O * M * I, N, prim::Divider(M), prim::Divider(I));
+    const auto sum = [&]<int V>(std::integral_constant<int, V>) {
+      launch("sum_entries", sum_entries_kernel<T, V>, spread(O * M * I / V), dy.as<const T>(), entries,
+             dx.as<T>(), O * M * I / V, N, prim::Divider(M), prim::Divider(I / V));
+    };
+    constexpr int wide = prim::vector_of<T>;
+    if (I % wide == 0 && prim::is_aligned(dy.as<T>()) && prim::is_aligned(dx.as<T>()))
+      sum(std::integral_constant<int, wide>{});
+    else
+      sum(std::integral_constant<int, 1>{});
   });
 }
 
-__global__ __launch_bounds__(spread_threads) void row_entries_kernel(Indices index, Entry* entries,
-                                                                     int64_t M) {
-  for_items(M, [&](int64_t j) { entries[j] = {index[j], j}; });
+__global__ __launch_bounds__(spread_threads) void row_entries_kernel(Indices index, int64_t skipped,
+                                                                     Entry* entries, int64_t M) {
+  for_items(M, [&](int64_t j) {
+    const int64_t n = index[j];
+    entries[j] = {n == skipped ? index.n : n, j};
+  });
 }
 
 void select_backward(const SelectBackwardArgs& a) {
   const int64_t O = a.dx.shape[0], N = a.dx.shape[1], I = a.dx.shape[2], M = a.dy.shape[1];
   if (a.dx.size() == 0) return;
   sum_entries(a.dy, a.dx, O, N, M, I, [&](Entry* entries) {
-    launch("row_entries", row_entries_kernel, spread(M), Indices(a.index, N), entries, M);
+    launch("row_entries", row_entries_kernel, spread(M), Indices(a.index, N), a.skipped, entries, M);
   });
 }
 

@@ -1,7 +1,7 @@
 // Elements chosen by an index array (int64 or int32) along one axis, and the sums that are its derivatives.
 //
 //   select   y[o, j, i] = x[o, index[j], i]            x (O, N, I), index (M), y (O, M, I), contiguous
-//            backward:  dx[o, n, i] = sum over { j : index[j] = n } of dy[o, j, i]
+//            backward:  dx[o, n, i] = sum over { j : index[j] = n } of dy[o, j, i];  0 for n = skipped
 //   gather   y[p] = x[p with p[axis] replaced by index[p]]     p runs over the shape of index; x has any
 //            strides, and its extents off the axis are at least those of index
 //            backward:  dx[q] = sum over { p : q = p with p[axis] replaced by index[p] } of dy[p]
@@ -26,6 +26,7 @@ struct SelectArgs {
 
 struct SelectBackwardArgs {
   View dy, index, dx;
+  int64_t skipped;  // the n that takes part in no sum; -1: none
   void* workspace;
 };
 

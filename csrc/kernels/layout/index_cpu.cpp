@@ -2,12 +2,14 @@
 
 #include "base/integer.h"
 #include "base/parallel.h"
+#include "simd/stream.h"
 #include "simd/vec.h"
 
 namespace lamina::LAMINA_ISA {
 namespace {
 
 constexpr int64_t chunk_bytes = 64 << 10;
+constexpr int64_t rows_ahead = 4;  // that are on their way from memory while one is copied
 
 // Calls f(pointer to the indices) with their own type.
 template <class F>
@@ -23,6 +25,11 @@ LAMINA_INLINE int64_t clamp(int64_t i, int64_t n) { return i < 0 ? 0 : i < n ? i
 // --- select
 // ------------------------------------------------------------------------------------------------------
 
+// The first lines of a row that lies anywhere: the processor's own prefetch finds the others.
+LAMINA_INLINE void prefetch(const char* row, int64_t bytes) {
+  for (int64_t at = 0; at < smaller(bytes, 1024); at += 64) __builtin_prefetch(row + at);
+}
+
 void select_rows(const SelectArgs& a) {
   const int64_t O = a.x.shape[0], N = a.x.shape[1], M = a.y.shape[1];
   const int64_t bytes = a.x.shape[2] * size_of(a.x.dtype);
@@ -31,9 +38,14 @@ void select_rows(const SelectArgs& a) {
   char* y = a.y.as<char>();
   with_index(a.index, [&](auto index) {
     parallel_ranges(O * M, larger(1, chunk_bytes / bytes), [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row)
-        __builtin_memcpy(y + row * bytes, x + (row / M * N + clamp(index[row % M], N)) * bytes,
-                         size_t(bytes));
+      for (int64_t row = begin; row < end;) {
+        const int64_t o = row / M, stop = smaller(end, (o + 1) * M);
+        const auto source = [&](int64_t at) { return x + (o * N + clamp(index[at - o * M], N)) * bytes; };
+        for (; row < stop; ++row) {
+          if (row + rows_ahead < stop) prefetch(source(row + rows_ahead), bytes);
+          __builtin_memcpy(y + row * bytes, source(row), size_t(bytes));
+        }
+      }
     });
   });
 }
@@ -83,23 +95,36 @@ template <class T>
 void select_backward_typed(const SelectBackwardArgs& a) {
   const int64_t O = a.dx.shape[0], N = a.dx.shape[1], I = a.dx.shape[2], M = a.dy.shape[1];
   if (a.dx.size() == 0) return;
-  // Counting sort: the j of row n are list[start[n]] … list[start[n + 1] - 1], in ascending order.
+  // Counting sort: the j of row n are list[start[n]] … list[start[n + 1] - 1], in ascending order; a skipped n has none.
   int64_t* start = static_cast<int64_t*>(a.workspace);
   int64_t* list = start + N + 1;
   __builtin_memset(start, 0, size_t(N + 1) * sizeof(int64_t));
   with_index(a.index, [&](auto index) {
-    for (int64_t j = 0; j < M; ++j) ++start[clamp(index[j], N) + 1];
+    const auto for_entries = [&](const auto& body) {
+      for (int64_t j = 0; j < M; ++j)
+        if (const int64_t n = clamp(index[j], N); n != a.skipped) body(n, j);
+    };
+    for_entries([&](int64_t n, int64_t) { ++start[n + 1]; });
     for (int64_t n = 0; n < N; ++n) start[n + 1] += start[n];
-    for (int64_t j = 0; j < M; ++j) list[start[clamp(index[j], N)]++] = j;
+    for_entries([&](int64_t n, int64_t j) { list[start[n]++] = j; });
     for (int64_t n = N; n > 0; --n) start[n] = start[n - 1];  // filling moved each start to the next
     start[0] = 0;
   });
   const T* dy = a.dy.as<const T>();
   T* dx = a.dx.as<T>();
+  const bool is_large = a.dx.size() * int64_t(sizeof(T)) > streamed_bytes;
+  const auto zero = [&](T* rows, int64_t bytes) {
+    is_large ? stream_zeros(reinterpret_cast<char*>(rows), bytes)
+             : void(__builtin_memset(rows, 0, size_t(bytes)));
+  };
   parallel_ranges(O * N, larger(1, chunk_bytes / (I * int64_t(sizeof(T)))), [&](int64_t begin, int64_t end) {
+    const auto count = [&](int64_t row) { return start[row % N + 1] - start[row % N]; };
     for (int64_t row = begin; row < end; ++row) {
-      const int64_t o = row / N, n = row % N;
-      sum_rows(dy + o * M * I, list + start[n], start[n + 1] - start[n], dx + row * I, I);
+      const int64_t first = row;
+      while (row < end && count(row) == 0) ++row;
+      zero(dx + first * I, (row - first) * I * int64_t(sizeof(T)));
+      if (row == end) break;
+      sum_rows(dy + row / N * M * I, list + start[row % N], count(row), dx + row * I, I);
     }
   });
 }

@@ -3,6 +3,7 @@
 from lamina.nn import init, utils
 from lamina.nn.activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
 from lamina.nn.conv import Conv2d, ConvTranspose2d
+from lamina.nn.embedding import Embedding
 from lamina.nn.linear import Flatten, Identity, Linear
 from lamina.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from lamina.nn.module import Module, ModuleList, Parameter, Sequential
@@ -24,6 +25,7 @@ __all__ = [
     "ConvTranspose2d",
     "CrossEntropyLoss",
     "Dropout",
+    "Embedding",
     "Flatten",
     "Identity",
     "L1Loss",

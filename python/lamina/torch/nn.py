@@ -107,7 +107,7 @@ CrossEntropyLoss = _layer(
     torch.nn.CrossEntropyLoss, F.cross_entropy, "weight", "ignore_index label_smoothing reduction"
 )
 
-# --- pooling, products, convolution ------------------------------------------------------------------------------
+# --- pooling, products, tables, convolution -----------------------------------------------------------------------
 
 MaxPool2d = _layer(
     torch.nn.MaxPool2d,
@@ -124,6 +124,15 @@ AdaptiveMaxPool2d = _layer(
     torch.nn.AdaptiveMaxPool2d, _of_images(F.adaptive_max_pool2d), attributes="output_size return_indices"
 )
 Linear = _layer(torch.nn.Linear, F.linear, "weight bias")
+Embedding = _layer(
+    torch.nn.Embedding,
+    F.embedding,
+    "weight",
+    "padding_idx",
+    max_norm=None,
+    scale_grad_by_freq=False,
+    sparse=False,
+)
 
 _conv2d, _conv_transpose2d = _of_images(F.conv2d), _of_images(F.conv_transpose2d)
 
