@@ -364,6 +364,7 @@ struct Backward {
   S* c0 = carver.take<S>(z.B * ldh);
   S* dh = carver.take<S>(z.B * ldh);
   S* dc = carver.take<S>(z.B * ldh);
+  S* tanh_c = carver.take<S>(z.B * ldh);  // of the step that each place comes to
   // One row per (t, b) of the chunk: gradients of the pre-activations (4H in plain order), h[t-1], x and dx.
   S* dgates = carver.take<S>(steps * z.B * ldg);
   S* h_last = carver.take<S>(steps * z.B * ldh);
@@ -390,6 +391,12 @@ struct Backward {
     load_states<T>(args->c0, order, z.H, c0, ldh);
     load_states<T>(args->dh_n, order, z.H, dh, ldh);
     load_states<T>(args->dc_n, order, z.H, dc, ldh);
+    for (int64_t j = 0; j < z.B && order.length[j] > 0; ++j) {
+      const int64_t last = order.first[order.length[j] - 1] + j;
+      const S* c = args->reserve.as<const S>() + last * args->reserve.shape[1] + columns;
+      for (int64_t unit = 0; unit < Q * V::N; unit += V::N)
+        tanh(V::load(c + unit)).store(tanh_c + j * ldh + unit);
+    }
     if constexpr (is_narrow) {
       for (int64_t e = 0; e < 4 * z.H * z.I; ++e) w_ih[e] = widen(args->w_ih.as<const T>()[e]);
     } else {
@@ -439,10 +446,11 @@ struct Backward {
     const V one = V::set1(1);
     for (int64_t r = 0; r < rows; ++r, g += ld) {
       const int64_t place = begin + r, at = place * ldh + unit, row = order.first[s] - low + place;
-      V c_last, h_row;
+      V c_last, h_row, tanh_last = V::zero();
       if (s) {
         c_last = V::load(g_last + to_cell);
-        h_row = V::load(g_last + 3 * V::N) * tanh(c_last);
+        tanh_last = tanh(c_last);
+        h_row = V::load(g_last + 3 * V::N) * tanh_last;
         g_last += ld;
       } else {
         c_last = V::load(c0 + at);
@@ -451,15 +459,16 @@ struct Backward {
       h_row.store(h_last + row * ldh + unit);
 
       const V i = V::load(g), f = V::load(g + V::N), n = V::load(g + 2 * V::N), o = V::load(g + 3 * V::N);
-      const V tanh_c = tanh(V::load(g + to_cell));
+      const V tanh_now = V::load(tanh_c + at);
+      tanh_last.store(tanh_c + at);
       V dh_row = V::load(dh + at), dc_row = V::load(dc + at);
       if (args->dy)
         dh_row = dh_row +
                  V::load(row_of<const T>(args->dy, order.time(s, place), order.batch[place]) + unit, lanes);
-      dc_row = fma(dh_row * o, fnma(tanh_c, tanh_c, one), dc_row);
+      dc_row = fma(dh_row * o, fnma(tanh_now, tanh_now, one), dc_row);
       (dc_row * f).store(dc + at);
       const V d[4] = {dc_row * n * i * (one - i), dc_row * c_last * f * (one - f),
-                      dc_row * i * fnma(n, n, one), dh_row * tanh_c * o * (one - o)};
+                      dc_row * i * fnma(n, n, one), dh_row * tanh_now * o * (one - o)};
       for (int gate = 0; gate < 4; ++gate) store_lanes(d[gate], dgates + row * ldg + gate * H + unit, lanes);
     }
   }
