@@ -90,15 +90,28 @@ void run_backward_input(Stream& stream, const Attrs& attrs, const Array& y, cons
          arguments(attrs, out[0].view(), weight.view(), source.view()), bias, out);
 }
 
-// A gradient op with the attributes of the op it belongs to, and one extent pair of its result.
+// The gradient to an input, with the attributes of the op it belongs to.
 template <OpName name>
-Array gradient(std::initializer_list<Array> in, const Attrs& attrs, std::string_view extents, Ints values) {
-  return eval<name>(in, {{extents, values},
-                         {"stride", attrs["stride"]},
-                         {"padding", attrs["padding"]},
-                         {"dilation", attrs["dilation"]},
-                         {"groups", attrs["groups"]}});
+Array input_gradient(const Array& dy, const Array& weight, const Attrs& attrs, const Array& x) {
+  return eval<name>({dy, weight}, {{"size", Ints{x.dim(2), x.dim(3)}},
+                                   {"stride", attrs["stride"]},
+                                   {"padding", attrs["padding"]},
+                                   {"dilation", attrs["dilation"]},
+                                   {"groups", attrs["groups"]}});
 }
+
+// The gradient to the weight of the convolution of x that gives y, and where asked for the sums of dy.
+Outputs weight_gradient(const Array& x, const Array& dy, const Attrs& attrs, const Array& weight, bool sums) {
+  return eval_all<"conv2d_backward_weight">({x, dy}, {{"kernel", Ints{weight.dim(2), weight.dim(3)}},
+                                                      {"stride", attrs["stride"]},
+                                                      {"padding", attrs["padding"]},
+                                                      {"dilation", attrs["dilation"]},
+                                                      {"groups", attrs["groups"]},
+                                                      {"sums", sums}});
+}
+
+// The gradient to a bias alone.
+Array channel_sums(const Array& dy) { return eval<"sum">({dy}, {{"dim", Ints{0, 2, 3}}}); }
 
 // --- convolution -------------------------------------------------------------------------------------------------
 
@@ -132,11 +145,16 @@ const Register conv2d_op{{
               const Outputs& out) { run_forward(stream, attrs, in[0], in[1], in[2], out); },
     .vjp = [](const Saved& s, const Inputs& dy) -> Gradients {
       const Array &x = s.in[0], &weight = s.in[1];
-      const Ints size = {x.dim(2), x.dim(3)}, kernel = {weight.dim(2), weight.dim(3)};
-      return {
-          s.needs(0) ? gradient<"conv2d_backward_input">({dy[0], weight}, s.attrs, "size", size) : Array{},
-          s.needs(1) ? gradient<"conv2d_backward_weight">({x, dy[0]}, s.attrs, "kernel", kernel) : Array{},
-          s.needs(2) ? eval<"conv2d_backward_bias">({dy[0]}) : Array{}};
+      Gradients grads{{}, {}, {}};
+      if (s.needs(0)) grads[0] = input_gradient<"conv2d_backward_input">(dy[0], weight, s.attrs, x);
+      if (s.needs(1)) {
+        const Outputs both = weight_gradient(x, dy[0], s.attrs, weight, s.needs(2));
+        grads[1] = both[0];
+        if (s.needs(2)) grads[2] = both[1];
+      } else if (s.needs(2)) {
+        grads[2] = channel_sums(dy[0]);
+      }
+      return grads;
     },
     .keeps = "x weight",
 }};
@@ -158,14 +176,16 @@ const Register conv2d_backward_input_op{{
               const Outputs& out) { run_backward_input(stream, attrs, in[0], in[1], Array{}, out); },
 }};
 
+// dbias is summed where asked for, while dy is read for dweight.
 const Register conv2d_backward_weight_op{{
     .schema = "conv2d_backward_weight(x, dy, *, kernel: int[2] = 1, stride: int[2] = 1, padding: int[4] = 0, "
-              "dilation: int[2] = 1, groups: int = 1) -> dweight",
+              "dilation: int[2] = 1, groups: int = 1, sums: bool = False) -> dweight, dbias",
     .infer =
         [](const Inputs& in, const Attrs& attrs, Inference& out) {
           const Array &x = in[0], &dy = in[1];
           const Ints& kernel = attrs.ints("kernel");
           out.add({x.dtype(), Shape{dy.dim(1), x.dim(1) / attrs.integer("groups"), kernel[0], kernel[1]}});
+          out.add({x.dtype(), Shape{attrs.boolean("sums") ? dy.dim(1) : 0}});
           out.workspace =
               workspace(ConvPass::backward_weight, arguments(attrs, x.view(), out.views[0], dy.view()));
         },
@@ -173,21 +193,8 @@ const Register conv2d_backward_weight_op{{
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const Array x = channels_last(in[0]), dy = channels_last(in[1]);
           submit(stream, &Conv2dKernels::backward_weight,
-                 arguments(attrs, x.view(), out[0].view(), dy.view()), Array{}, out);
-        },
-}};
-
-const Register conv2d_backward_bias_op{{
-    .schema = "conv2d_backward_bias(dy) -> dbias",
-    .infer =
-        [](const Inputs& in, const Attrs&, Inference& out) {
-          out.add({in[0].dtype(), Shape{in[0].dim(1)}});
-          out.workspace = workspace(ConvPass::backward_bias, {.y = in[0].view()});
-        },
-    .run =
-        [](Stream& stream, const Inputs& in, const Attrs&, const Outputs& out) {
-          const Array dy = channels_last(in[0]);
-          submit(stream, &Conv2dKernels::backward_bias, {.y = dy.view()}, out[0], out);
+                 arguments(attrs, x.view(), out[0].view(), dy.view()),
+                 attrs.boolean("sums") ? out[1] : Array{}, out);
         },
 }};
 
@@ -226,12 +233,10 @@ const Register conv_transpose2d_op{{
               const Outputs& out) { run_backward_input(stream, attrs, in[0], in[1], in[2], out); },
     .vjp = [](const Saved& s, const Inputs& dy) -> Gradients {
       const Array &x = s.in[0], &weight = s.in[1];
-      const Ints size = {x.dim(2), x.dim(3)}, kernel = {weight.dim(2), weight.dim(3)};
       return {
-          s.needs(0) ? gradient<"conv_transpose2d_backward_input">({dy[0], weight}, s.attrs, "size", size)
-                     : Array{},
-          s.needs(1) ? gradient<"conv2d_backward_weight">({dy[0], x}, s.attrs, "kernel", kernel) : Array{},
-          s.needs(2) ? eval<"conv2d_backward_bias">({dy[0]}) : Array{}};
+          s.needs(0) ? input_gradient<"conv_transpose2d_backward_input">(dy[0], weight, s.attrs, x) : Array{},
+          s.needs(1) ? weight_gradient(dy[0], x, s.attrs, weight, false)[0] : Array{},
+          s.needs(2) ? channel_sums(dy[0]) : Array{}};
     },
     .keeps = "x weight",
 }};

@@ -226,10 +226,10 @@ void depthwise_gradient(PixelSum p) {
 
 template <class T>
 void sum_over_pixels(const Conv2dArgs& a) {
-  if (a.weight.size() == 0) return;
+  const PixelSum small(a, a.weight.shape[1], SmallTile::M, SmallTile::N);
+  if (small.size() == 0) return;
   check_extents(a);
   if (is_depthwise(a)) return depthwise_gradient<T>(PixelSum(a, 1, 1, 1));
-  const PixelSum small(a, a.weight.shape[1], SmallTile::M, SmallTile::N);
   const int planes = planes_of<T>(a);
   ConvProblem problem = {.dtype = dtype_of<T>,
                          .planes = planes,
@@ -249,45 +249,6 @@ void sum_over_pixels(const Conv2dArgs& a) {
     if (tile.is_large)
       return launch_pixel_sum<T, LargeTile>(PixelSum(a, a.weight.shape[1], LargeTile::M, LargeTile::N));
   launch_pixel_sum<T, SmallTile>(small);
-}
-
-template <class S>
-struct BiasShared {
-  S sums[sum_threads];
-};
-
-// Threads: x channels, y pixels. Block (i, j): channels from i * blockDim.x on, range j of the pixels.
-template <class T>
-__global__ void __launch_bounds__(sum_threads)
-    bias_kernel(const T* dy, int64_t pixels, int64_t channels, int64_t range, Compute<T>* partial) {
-  auto& shared = prim::shared_memory<BiasShared<Compute<T>>>();
-  const int64_t channel = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
-  const int64_t first = blockIdx.y * range, last = smaller(pixels, first + range);
-  Compute<T> sum = 0;
-  if (channel < channels)
-    for (int64_t i = first + threadIdx.y; i < last; i += blockDim.y)
-      sum += prim::widen(dy[i * channels + channel]);
-  Compute<T>* mine = &shared.sums[prim::thread()];
-  *mine = sum;
-  for (int half = int(blockDim.y) / 2; half > 0; half /= 2) {
-    prim::block_sync();  // sums of the step before
-    if (int(threadIdx.y) < half) *mine += mine[half * int(blockDim.x)];
-  }
-  if (threadIdx.y == 0 && channel < channels) partial[blockIdx.y * channels + channel] = *mine;
-}
-
-template <class T>
-void sum_pixels(const Conv2dArgs& a) {
-  const int64_t channels = a.y.shape[1], pixels = a.y.shape[0] * a.y.shape[2] * a.y.shape[3];
-  const Extent block = block_over_channels(channels, sum_threads);
-  const int64_t parts = std::clamp<int64_t>(pixels / (16 * block.y), 1, 256);
-  const DeviceScratch<Compute<T>> partial(parts * channels);
-  launch("conv2d_backward_bias", bias_kernel<T>,
-         {.grid = {ceil_div(channels, block.x), parts},
-          .block = block,
-          .shared = sizeof(BiasShared<Compute<T>>)},
-         a.y.as<const T>(), pixels, channels, ceil_div(pixels, parts), partial.data());
-  add_parts<T>({partial.data(), parts, channels, 1, 1, 1, 1}, a.bias);
 }
 
 // --- Entries -----------------------------------------------------------------------------------------------------
@@ -314,13 +275,8 @@ void backward_weight(const Conv2dArgs& a) {
   dispatch_device_float(a.x.dtype, [&](auto t) { sum_over_pixels<typename decltype(t)::type>(a); });
 }
 
-void backward_bias(const Conv2dArgs& a) {
-  dispatch_device_float(a.y.dtype, [&](auto t) { sum_pixels<typename decltype(t)::type>(a); });
-}
-
 }  // namespace
 
-const Conv2dKernels conv2d_kernels = {choose_algorithm, forward, backward_input, backward_weight,
-                                      backward_bias};
+const Conv2dKernels conv2d_kernels = {choose_algorithm, forward, backward_input, backward_weight};
 
 }  // namespace lamina::LAMINA_DEVICE

@@ -28,6 +28,7 @@
 //   S C consecutive elements: R taps with K = S C. Reads x in any layout.
 //   depthwise: vectors over channels, all taps of 4 pixels in registers.
 //   dweight: K = pixels. x and dy of ~256 pixels are packed into panels once and serve all taps by shifting the start.
+//   dbias is summed from dy where dweight's kernel has it at hand, and costs no pass of its own.
 //   On devices a block sums a tile of the product, whose operands come to shared memory straight from the pixels
 //   (implicit.cuh), on the matrix units or the ordinary cores, whichever takes fewer cycles; depthwise as above.
 // Determinism  tasks and partial sums are cut by shape only; partial sums are added in order. Chunks of K are summed
@@ -41,14 +42,13 @@
 
 namespace lamina {
 
-enum class ConvPass { forward, backward_input, backward_weight, backward_bias };
+enum class ConvPass { forward, backward_input, backward_weight };
 enum class ConvAlgorithm { implicit_gemm, merged_taps, depthwise };
 
 // The operands of one convolution. Each kernel writes some of them from the others:
 //   forward          y      from x, weight, bias
 //   backward_input   x      from y, weight, bias (bias (C): of a transposed convolution)
-//   backward_weight  weight from x, y
-//   backward_bias    bias   from y alone
+//   backward_weight  weight from x, y, and bias, the sums of y, if there is one
 // An absent bias has no data. padding is (top, left); bottom and right follow from the shape of y.
 struct Conv2dArgs {
   View x = {}, weight = {}, bias = {}, y = {};
@@ -63,7 +63,7 @@ struct Conv2dPlan {
   ConvAlgorithm algorithm;
   int64_t block_pixels;  // pixels of the result per task (dweight: pixels per packed block)
   int64_t block_panels;  // panels of columns per task
-  int64_t partials;      // partial sums of dweight or dbias
+  int64_t partials;      // partial sums of dweight and dbias
   int64_t zeros, bias, panels, source, staging;
   int64_t workspace_bytes;
 };
@@ -74,7 +74,6 @@ struct Conv2dKernels {
   void (*forward)(const Conv2dArgs&);
   void (*backward_input)(const Conv2dArgs&);
   void (*backward_weight)(const Conv2dArgs&);
-  void (*backward_bias)(const Conv2dArgs&);
 };
 
 LAMINA_KERNEL_TABLE(Conv2dKernels, conv2d_kernels)

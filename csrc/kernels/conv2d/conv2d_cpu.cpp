@@ -71,8 +71,8 @@ Conv2dPlan plan_for(ConvPass pass, const Conv2dArgs& a) {
     return begin;
   };
   plan.zeros = region(depthwise ? 0 : merged ? p.S * p.depth : p.depth);
-  plan.bias = region(p.groups * p.per_group() * p.width);
-  plan.panels = region(plan.partials * p.elements());
+  plan.bias = region(p.lines());
+  plan.panels = region(plan.partials * (p.elements() + p.lines()));
   const int64_t plane = merged ? padded_plane(a).elements(a.x.shape[0]) : 0;
   const bool widens = !direct && !depthwise && pass != ConvPass::backward_weight;
   plan.source = region(merged ? plane : widens ? source.size() : 0);
@@ -181,6 +181,14 @@ void sum_over_taps(ConvPass pass, const Conv2dArgs& a) {
 // --- Backward to weight and bias: sums over pixels ---------------------------------------------------------------
 
 template <class T>
+void store_bias(const PanelShape& p, const Compute<T>* from, const View& bias) {
+  for (int64_t g = 0; g < p.groups; ++g, from += p.per_group() * p.width)
+    for (int64_t c = 0; c < p.columns; ++c)
+      bias.as<T>()[(g * p.columns + c) * bias.strides[0]] = narrow<T>(from[c]);
+}
+
+// Partial sum i lies at panels + i * (elements of the panels + their columns): dweight in panels, then dbias by columns.
+template <class T>
 void sum_over_pixels(const Conv2dArgs& a) {
   using S = Compute<T>;
   const Conv2dPlan plan = plan_for<T>(ConvPass::backward_weight, a);
@@ -188,7 +196,8 @@ void sum_over_pixels(const Conv2dArgs& a) {
   S* const workspace = static_cast<S*>(a.workspace);
   T* const staging = reinterpret_cast<T*>(workspace + plan.staging);
   S* const panels = workspace + plan.panels;
-  const int64_t size = p.elements(), parts = plan.partials;
+  const int64_t parts = plan.partials, weights = p.elements(), size = weights + (a.bias ? p.lines() : 0);
+  const auto bias_of = [&](int64_t i) { return a.bias ? panels + i * size + weights : nullptr; };
 
   if (size == 0) return;
   if (a.y.size() == 0) {
@@ -197,7 +206,7 @@ void sum_over_pixels(const Conv2dArgs& a) {
     const TapAxis h = forward_axis(a, 0), w = forward_axis(a, 1);
     const int64_t rows = a.y.shape[0] * h.count;
     parallel_for(parts, [&](int64_t i) {
-      depthwise_gradient<T>(a, h, w, i * rows / parts, (i + 1) * rows / parts, panels + i * size);
+      depthwise_gradient<T>(a, h, w, i * rows / parts, (i + 1) * rows / parts, panels + i * size, bias_of(i));
     });
     add_partials(panels, parts, size);
   } else {
@@ -211,39 +220,22 @@ void sum_over_pixels(const Conv2dArgs& a) {
       const int64_t first = split * plan.block_panels,
                     last = smaller(gradient.panels, first + plan.block_panels);
       gradient.partial(plan.block_pixels, g, first, last, i * blocks / parts, (i + 1) * blocks / parts,
-                       panels + i * size + (g * gradient.panels + first) * gradient.panel_elements);
+                       panels + i * size + (g * gradient.panels + first) * gradient.panel_elements,
+                       a.bias ? bias_of(i) + (g * gradient.panels + first) * tile_columns<S> : nullptr);
     });
     add_partials(panels, parts, size);
   }
   unpack_panels<T>(p, panels, staging, a.weight);
+  if (a.bias) store_bias<T>(p, bias_of(0), a.bias);
 }
 
-// --- Backward to bias --------------------------------------------------------------------------------------------
-
-template <class T>
-Conv2dPlan bias_plan(const View& y) {
-  Conv2dPlan plan = {};
-  plan.partials = larger(1, smaller(32, y.size() / (64 << 10)));
-  plan.workspace_bytes = plan.partials * y.shape[1] * int64_t(sizeof(Compute<T>));
-  return plan;
-}
-
-template <class T>
-void sum_pixels(const Conv2dArgs& a) {
-  const int64_t O = a.y.shape[1], parts = bias_plan<T>(a.y).partials;
-  auto* const sums = static_cast<Compute<T>*>(a.workspace);
-  column_sums<T>(a.y, parts, sums);
-  add_partials(sums, parts, O);
-  for (int64_t o = 0; o < O; ++o) a.bias.as<T>()[o * a.bias.strides[0]] = narrow<T>(sums[o]);
-}
-
-// -----------------------------------------------------------------------------------------------------------------
+// --- Entries -----------------------------------------------------------------------------------------------------
 
 Conv2dPlan choose_algorithm(ConvPass pass, const Conv2dArgs& a) {
   Conv2dPlan plan;
   dispatch_float(a.y.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
-    plan = pass == ConvPass::backward_bias ? bias_plan<T>(a.y) : plan_for<T>(pass, a);
+    plan = plan_for<T>(pass, a);
   });
   return plan;
 }
@@ -261,13 +253,8 @@ void backward_weight(const Conv2dArgs& a) {
   dispatch_float(a.x.dtype, [&](auto t) { sum_over_pixels<typename decltype(t)::type>(a); });
 }
 
-void backward_bias(const Conv2dArgs& a) {
-  dispatch_float(a.y.dtype, [&](auto t) { sum_pixels<typename decltype(t)::type>(a); });
-}
-
 }  // namespace
 
-const Conv2dKernels conv2d_kernels = {choose_algorithm, forward, backward_input, backward_weight,
-                                      backward_bias};
+const Conv2dKernels conv2d_kernels = {choose_algorithm, forward, backward_input, backward_weight};
 
 }  // namespace lamina::LAMINA_ISA

@@ -3,8 +3,8 @@
 //   over taps     a thread has V channels, 16 bytes, of `run` neighbouring pixels of a row. Under the usual filters the
 //                 pixels that they read overlap: each is loaded once per filter row and meets every tap that reads it,
 //                 with the filter row's weights in registers. Of 3 x 3 taps, 4 pixels read 3 x 6 packs, not 3 x 12.
-//   over pixels   a thread has V channels of `taps` sums and walks over pixels, of which it loads dy once; threads along
-//                 y join their sums as a tree. Ranges of pixels leave partial sums, as those of PixelSum.
+//   over pixels   a thread has V channels of `taps` sums, and that of dy, and walks over pixels, of which it loads dy once;
+//                 threads along y join their sums as a tree. Ranges of pixels leave partial sums, as those of PixelSum.
 //
 // The weights come as (R, S, C) in compute precision: a pass over them that is small beside the pixels.
 #pragma once
@@ -109,7 +109,7 @@ __global__ void __launch_bounds__(depthwise_threads) pack_taps_kernel(View weigh
   }
 }
 
-constexpr int gradient_taps = 9;  // sums of a thread: 72 registers at 8 channels
+constexpr int gradient_taps = 9;  // sums of a thread, and one of dy: 80 registers at 8 channels
 
 template <class S, int V>
 struct DepthwiseShared {
@@ -129,7 +129,8 @@ __global__ void __launch_bounds__(depthwise_threads, 2)
 
   for (int64_t first_tap = int64_t(blockIdx.z) * gradient_taps; first_tap < taps;
        first_tap += int64_t(gridDim.z) * gradient_taps) {
-    prim::Pack<S, V> sums[gradient_taps] = {};
+    const bool sums_dy = p.a.bias && first_tap == 0;
+    prim::Pack<S, V> sums[gradient_taps] = {}, sum_of_dy = {};
     int down[gradient_taps], right[gradient_taps];
 #pragma unroll
     for (int t = 0; t < gradient_taps; ++t) {
@@ -143,6 +144,10 @@ __global__ void __launch_bounds__(depthwise_threads, 2)
                     row = p.line.quotient(rest);
       const int h = int(row * p.a.stride[0]), w = int((rest - row * p.line.divisor) * p.a.stride[1]);
       const auto dy = prim::widen(prim::load_vector<V>(y.as<const T>() + pixel * C + c));
+      if (sums_dy) {
+#pragma unroll
+        for (int v = 0; v < V; ++v) sum_of_dy[v] += dy[v];
+      }
       const T* corner = x.as<const T>() + n * H * W * C + c;
 #pragma unroll
       for (int t = 0; t < gradient_taps; ++t) {
@@ -154,9 +159,10 @@ __global__ void __launch_bounds__(depthwise_threads, 2)
 
     auto* mine = &shared.sums[prim::thread()];
 #pragma unroll
-    for (int t = 0; t < gradient_taps; ++t) {
+    for (int t = 0; t <= gradient_taps; ++t) {
+      const bool is_dy = t == gradient_taps;
       prim::block_sync();  // all have read the sums of the tap before
-      *mine = sums[t];
+      *mine = is_dy ? sum_of_dy : sums[t];
       for (int half = int(blockDim.y) / 2; half > 0; half /= 2) {
         prim::block_sync();  // sums of the step before
         if (int(threadIdx.y) < half) {
@@ -164,10 +170,11 @@ __global__ void __launch_bounds__(depthwise_threads, 2)
           for (int v = 0; v < V; ++v) (*mine)[v] += mine[half * int(blockDim.x)][v];
         }
       }
-      if (threadIdx.y == 0 && c < C && first_tap + t < taps) {
+      if (threadIdx.y == 0 && c < C && (is_dy ? sums_dy : first_tap + t < taps)) {
+        Compute<T>* to = partial + blockIdx.x * p.size();
 #pragma unroll
         for (int v = 0; v < V; ++v)
-          partial[blockIdx.x * p.size() + (c + v) * taps + first_tap + t] = (*mine)[v];
+          to[is_dy ? p.weights() + c + v : (c + v) * taps + first_tap + t] = (*mine)[v];
       }
     }
   }

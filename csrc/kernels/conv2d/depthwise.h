@@ -138,14 +138,16 @@ void depthwise_sum(const DepthwiseSum<T>& p) {
                   });
 }
 
-// Partial sums over output rows [begin, end) of all images: sum[tap][c] = sum of dy * x under the tap.
+// Partial sums over output rows [begin, end) of all images: sum[tap][c] = sum of dy * x under the tap, and where
+// `bias_sum`, bias_sum[c] = sum of dy.
 template <class T>
 void depthwise_gradient(const Conv2dArgs& a, const TapAxis& h, const TapAxis& w, int64_t begin, int64_t end,
-                        Compute<T>* sum) {
+                        Compute<T>* sum, Compute<T>* bias_sum) {
   using V = VecOf<T>;
   constexpr int NV = 4;
   const int64_t C = a.x.shape[1], W = a.x.shape[3], H = a.x.shape[2];
   __builtin_memset(sum, 0, size_t(h.taps * w.taps * C) * sizeof(Compute<T>));
+  if (bias_sum) __builtin_memset(bias_sum, 0, size_t(C) * sizeof(Compute<T>));
   for (int64_t row = begin; row < end; ++row) {
     const int64_t n = row / h.count, i = row % h.count;
     const T* const dy = a.y.as<const T>() + row * w.count * C;
@@ -182,6 +184,12 @@ void depthwise_gradient(const Conv2dArgs& a, const TapAxis& h, const TapAxis& w,
               [n](V v, Compute<T>* to) { v.store(to, n); });
         }
       }
+    }
+    for (int64_t c = 0; bias_sum && c < C; c += V::N) {
+      const int n = int(smaller(V::N, C - c));
+      V acc = V::zero();
+      for (int64_t j = 0; j < w.count; ++j) acc = acc + V::load(dy + j * C + c, n);
+      (V::load(bias_sum + c, n) + acc).store(bias_sum + c, n);
     }
   }
 }

@@ -3,13 +3,15 @@
 //   over taps     result[m, n] = sum_k source[m, k] weight[k, n]     m: pixels of the result, n: its channels,
 //                                                                   k = (tap, source channel), channels innermost
 //   over pixels   dweight[m, n] = sum_k dy[k, m] x[k, n]             m: filters, n = (tap, channel), k: pixels of y
+//                 dbias[m] = sum_k dy[k, m]                          by the blocks of the first columns
 //
 // The matrices of taps exist nowhere: loaders find their elements. What an output pixel reads is, up to the tap, the same
 // for all of K, so a table in shared memory has it for each row of the tile: the tap only adds to it.
 //
 // Backward to the input under a stride is one product per phase (geometry.h), all in one launch, and no product meets a
 // stuffed zero. Backward to the weight has few sums over many pixels: the pixels are cut into ranges, whose sums go to
-// scratch memory and are added in their order by a second launch.
+// scratch memory and are added in their order by a second launch. dbias goes the same way: the blocks that have the first
+// columns sum the slices of dy that they load anyway, one addition beside tile_columns multiply-adds.
 #pragma once
 
 #include <algorithm>
@@ -180,7 +182,8 @@ LAMINA_PRIM PixelEpilogue<T> epilogue_of(const TapSum& p, const TapTile& tile, c
 
 // --- sums over pixels --------------------------------------------------------------------------------------------
 
-// Backward to the weight. Sums of range i of the pixels lie at partial + i * size(), as (O, taps, depth).
+// Backward to the weight, and to the bias where there is one. Sums of range i of the pixels lie at partial + i * size(),
+// as (O, taps, depth) and (O).
 struct PixelSum {
   Conv2dArgs a;
   int64_t filters, depth,
@@ -192,14 +195,14 @@ struct PixelSum {
   PixelSum(const Conv2dArgs& a, int64_t depth, int64_t tile_rows, int64_t tile_columns)
       : a(a),
         filters(a.y.shape[1] / a.groups),
-        depth(depth),
+        depth(larger(1, depth)),
         columns(a.weight.shape[2] * a.weight.shape[3] * depth),
         pixels(a.y.shape[0] * a.y.shape[2] * a.y.shape[3]),
         range(pixels),
         tile_rows(tile_rows),
         tile_columns(tile_columns),
         row_tiles(ceil_div(filters, tile_rows)),
-        column_tiles(ceil_div(columns, tile_columns)),
+        column_tiles(larger(1, ceil_div(columns, tile_columns))),  // without channels there may be a bias
         image(larger(1, a.y.shape[2] * a.y.shape[3])),
         line(larger(1, a.y.shape[3])) {}
 
@@ -209,13 +212,17 @@ struct PixelSum {
     range = larger(slice, round_up(ceil_div(pixels, n), slice));
     splits = larger(1, ceil_div(pixels, range));
   }
-  LAMINA_HD int64_t size() const { return a.groups * filters * columns; }
+  LAMINA_HD int64_t weights() const { return a.groups * filters * columns; }
+  LAMINA_HD int64_t size() const { return weights() + (a.bias ? a.groups * filters : 0); }
   LAMINA_HD int64_t blocks() const { return splits * a.groups * row_tiles * column_tiles; }
 };
 
 struct PixelTile {
   int64_t row, column, group, split;
   int64_t first_pixel, pixels;
+
+  // True iff the block has sums of dy to make, too.
+  LAMINA_PRIM bool sums_dy(const PixelSum& p) const { return p.a.bias && column == 0; }
 };
 
 LAMINA_PRIM PixelTile tile_at(const PixelSum& p, int64_t block) {
@@ -236,41 +243,42 @@ LAMINA_PRIM Epilogue<T> epilogue_of(const PixelSum& p, const PixelTile& tile, Co
           .N = p.columns};
 }
 
+// Where a block leaves the sum of dy of a filter: of its tile, which may reach beyond the group's last.
+template <class S>
+LAMINA_PRIM void put_sum_of_dy(const PixelSum& p, const PixelTile& tile, int64_t line, S sum, S* partial) {
+  const int64_t filter = tile.row + line;
+  if (filter < p.filters)
+    partial[tile.split * p.size() + p.weights() + tile.group * p.filters + filter] = sum;
+}
+
 inline constexpr int sum_threads = 256;
 
-// Element (o, r, s, c) of weight, or element o of bias with one tap and one channel, from `parts` partial sums. Channels
-// from `channels` on do not exist.
-struct PartialSums {
-  const void* data;  // (parts, O, R, S, depth)
-  int64_t parts, size, taps_h, taps_w, depth, channels;
-};
-
+// weight[o, c, r, s] and bias[o] from the partial sums of all ranges. Channels that do not exist are left out.
 template <class T>
-__global__ void __launch_bounds__(sum_threads) add_parts_kernel(PartialSums p, View to) {
-  const auto* data = static_cast<const Compute<T>*>(p.data);
-  for (int64_t i = int64_t(blockIdx.x) * sum_threads + threadIdx.x; i < p.size;
+__global__ void __launch_bounds__(sum_threads) add_parts_kernel(PixelSum p, const Compute<T>* partial) {
+  const View &weight = p.a.weight, &bias = p.a.bias;
+  const int64_t size = p.size();
+  for (int64_t i = int64_t(blockIdx.x) * sum_threads + threadIdx.x; i < size;
        i += int64_t(gridDim.x) * sum_threads) {
-    const int64_t tap = i / p.depth, c = i - tap * p.depth, row = tap / p.taps_w, s = tap - row * p.taps_w;
-    const int64_t o = row / p.taps_h, r = row - o * p.taps_h;
-    if (c >= p.channels) continue;
+    const int64_t tap = i / p.depth, c = i - tap * p.depth, row = tap / weight.shape[3],
+                  s = tap - row * weight.shape[3];
+    const int64_t o = row / weight.shape[2], r = row - o * weight.shape[2];
+    const bool is_weight = i < p.weights();
+    if (is_weight && c >= weight.shape[1]) continue;
     Compute<T> sum = 0;
-    for (int64_t part = 0; part < p.parts; ++part) sum += data[part * p.size + i];
-    to.as<T>()[o * to.strides[0] + c * to.strides[1] + r * to.strides[2] + s * to.strides[3]] =
-        prim::narrow<T>(sum);
+    for (int64_t part = 0; part < p.splits; ++part) sum += partial[part * size + i];
+    T* to = is_weight ? weight.as<T>() + o * weight.strides[0] + c * weight.strides[1] +
+                            r * weight.strides[2] + s * weight.strides[3]
+                      : bias.as<T>() + (i - p.weights()) * bias.strides[0];
+    *to = prim::narrow<T>(sum);
   }
 }
 
 template <class T>
-void add_parts(const PartialSums& p, const View& to) {
-  launch("conv2d_add_parts", add_parts_kernel<T>,
-         {.grid = {std::min(ceil_div(p.size, sum_threads), most_blocks)}, .block = {sum_threads}}, p, to);
-}
-
-template <class T>
 void add_parts(const PixelSum& p, const Compute<T>* partial) {
-  const View& weight = p.a.weight;
-  add_parts<T>({partial, p.splits, p.size(), weight.shape[2], weight.shape[3], p.depth, weight.shape[1]},
-               weight);
+  launch("conv2d_add_parts", add_parts_kernel<T>,
+         {.grid = {std::min(ceil_div(p.size(), sum_threads), most_blocks)}, .block = {sum_threads}}, p,
+         partial);
 }
 
 // As many ranges of pixels as give every multiprocessor two blocks, each of 512 pixels or more, with partial sums of

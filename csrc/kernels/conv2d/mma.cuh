@@ -294,11 +294,72 @@ struct ExactPixels {
   }
 };
 
+// The sums of dy that a tile's slices bring, which is A, by filters. A thread has two filters and every parts-th pixel.
+template <class Tile>
+struct SumsOfDy {
+  using Element = typename Tile::Element;
+  static constexpr int pairs = Tile::M / 2, parts = Tile::threads / pairs;
+  static_assert(!Tile::A::is_k_major && Tile::threads % pairs == 0 && Tile::K % parts == 0);
+  struct Shared {
+    float at[parts][Tile::M];
+  };
+  float sum[2] = {};
+
+  LAMINA_PRIM void add(const char (&planes)[Tile::planes][Tile::A::bytes]) {
+    const int pair = prim::thread() % pairs;
+    float of_slice[2] = {};
+#pragma unroll
+    for (int i = 0; i < Tile::K / parts; ++i) {
+      const int offset = Tile::A::offset(prim::thread() / pairs + i * parts, pair / 4) + pair % 4 * 4;
+      float dy[2] = {};
+#pragma unroll
+      for (int plane = Tile::planes - 1; plane >= 0; --plane) {
+        const auto v =
+            prim::widen(prim::load_vector<2>(reinterpret_cast<const Element*>(planes[plane] + offset)));
+        dy[0] += v[0];
+        dy[1] += v[1];
+      }
+      of_slice[0] += dy[0];
+      of_slice[1] += dy[1];
+    }
+    sum[0] += of_slice[0];
+    sum[1] += of_slice[1];
+  }
+
+  // Called by the whole block. Sums that planes made not finite are made again from dy itself, T.
+  template <class T>
+  LAMINA_PRIM void finish(Shared& shared, const PixelSum& p, const PixelTile& tile, float* partial) const {
+    const int line = prim::thread();
+    for (int i = 0; i < 2; ++i) shared.at[line / pairs][line % pairs * 2 + i] = sum[i];
+    prim::block_sync();  // the sums are there
+    if (line < Tile::M && tile.row + line < p.filters) {
+      float total = 0;
+      for (int part = 0; part < parts; ++part) total += shared.at[part][line];
+      if (dtype_of<T> == Dtype::float32 && !(prim::abs(total) <= FLT_MAX)) {
+        const int64_t O = p.a.y.shape[1];
+        const T* dy = p.a.y.as<const T>() + tile.first_pixel * O + tile.group * p.filters + tile.row + line;
+        total = 0;
+        for (int64_t k = 0; k < tile.pixels; ++k) total += prim::widen(dy[k * O]);
+      }
+      put_sum_of_dy(p, tile, line, total, partial);
+    }
+    prim::block_sync();  // shared memory is free
+  }
+};
+
+template <class Tile>
+struct PixelSumMmaShared {
+  union {
+    MmaShared<Tile> tiles;
+    typename SumsOfDy<Tile>::Shared sums;  // after the last slice
+  };
+};
+
 template <class T, class Tile>
 __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
     pixel_sum_mma_kernel(PixelSum p, ChunkedPixels y, ChunkedPixels x, float* partial) {
   using Element = typename Tile::Element;
-  auto& shared = prim::shared_memory<MmaShared<Tile>>();
+  auto& shared = prim::shared_memory<PixelSumMmaShared<Tile>>();
   const int64_t block = prim::block();
   if (block >= p.blocks()) return;
   const PixelTile tile = tile_at(p, block);
@@ -309,12 +370,17 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
       first, 1, y.pixel, y.plane_stride, group_filters - tile.row, tile.pixels);
   const PixelChunks<Tile> b(p, tile, x);
   float sums[Tile::fragments_m][Tile::fragments_n][4] = {};
-  multiply<Tile>(shared, int(ceil_div(tile.pixels, Tile::K)), a, b, sums);
+  SumsOfDy<Tile> sums_of_dy;
+  const bool sums_dy = tile.sums_dy(p);
+  multiply<Tile>(shared.tiles, int(ceil_div(tile.pixels, Tile::K)), a, b, sums, [&](const auto& stage) {
+    if (sums_dy) sums_of_dy.add(stage.a);
+  });
+  if (sums_dy) sums_of_dy.template finish<T>(shared.sums, p, tile, partial);
   const Epilogue<T> epilogue = epilogue_of<T>(p, tile, partial);
   if constexpr (dtype_of<T> == Dtype::float32)
-    finish_fragments<T, Tile>(shared, sums, tile.row, tile.column, ExactPixels{epilogue, p, tile});
+    finish_fragments<T, Tile>(shared.tiles, sums, tile.row, tile.column, ExactPixels{epilogue, p, tile});
   else
-    finish_fragments<T, Tile>(shared, sums, tile.row, tile.column, epilogue);
+    finish_fragments<T, Tile>(shared.tiles, sums, tile.row, tile.column, epilogue);
 }
 
 // --- operands in chunks ------------------------------------------------------------------------------------------
@@ -431,8 +497,8 @@ void launch_pixel_sum_mma(const Conv2dArgs& a) {
   p.split(split_count<float>(p), Tile::K);
   const DeviceScratch<float> partial(p.splits * p.size());
   launch("conv2d_backward_weight", pixel_sum_mma_kernel<T, Tile>,
-         {.grid = grid_of(p.blocks()), .block = {Tile::threads}, .shared = sizeof(MmaShared<Tile>)}, p, y, x,
-         partial.data());
+         {.grid = grid_of(p.blocks()), .block = {Tile::threads}, .shared = sizeof(PixelSumMmaShared<Tile>)},
+         p, y, x, partial.data());
   add_parts<T>(p, partial.data());
 }
 

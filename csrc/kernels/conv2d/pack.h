@@ -40,7 +40,8 @@ struct PanelShape {
   bool transposed;
 
   LAMINA_INLINE int64_t per_group() const { return ceil_div(columns, width); }
-  LAMINA_INLINE int64_t elements() const { return groups * per_group() * R * S * depth * width; }
+  LAMINA_INLINE int64_t lines() const { return groups * per_group() * width; }  // columns and their padding
+  LAMINA_INLINE int64_t elements() const { return lines() * R * S * depth; }
 };
 
 LAMINA_INLINE PanelShape panel_shape(const Conv2dArgs& a, bool transposed, int64_t width) {

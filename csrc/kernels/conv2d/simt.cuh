@@ -137,6 +137,28 @@ __global__ void __launch_bounds__(Tile::threads, blocks_per_sm<T, Tile>(512))
 
 // --- sums over pixels --------------------------------------------------------------------------------------------
 
+// A: dy by pixels. A thread keeps its filter, of which it sums what it loads.
+template <class T, class Tile>
+struct GradientLoader : SliceLoader<T, Tile::K, Tile::M, Tile::threads> {
+  using Loader = SliceLoader<T, Tile::K, Tile::M, Tile::threads>;
+  bool sums;
+  Compute<T> sum = 0;
+
+  LAMINA_PRIM GradientLoader(const PixelSum& p, const PixelTile& tile)
+      : Loader(p.a.y.as<const T>() + tile.first_pixel * p.a.y.shape[1] + tile.group * p.filters + tile.row, 1,
+               p.a.y.shape[1], p.filters - tile.row),
+        sums(tile.sums_dy(p)) {}
+
+  LAMINA_PRIM void load(int64_t left) {
+    Loader::load(left);
+    if (!sums) return;
+    Compute<T> of_slice = 0;
+#pragma unroll
+    for (const Compute<T>& v : this->v) of_slice += v;
+    sum += of_slice;
+  }
+};
+
 // B: x under a tap, by pixels. A thread keeps its column, a channel under a tap.
 template <class T, class Tile>
 struct PixelLoader {
@@ -192,6 +214,7 @@ template <class T, class Tile>
 struct PixelSumShared {
   SimtShared<T, Tile> tiles;
   PixelTile tile;
+  Compute<T> sums_of_dy[Tile::threads];
 };
 
 template <class T, class Tile>
@@ -202,13 +225,18 @@ __global__ void __launch_bounds__(Tile::threads, blocks_per_sm<T, Tile>(384))
   if (prim::thread() == 0) shared.tile = tile_at(p, prim::block());
   prim::block_sync();  // the tile is there
   const PixelTile& tile = shared.tile;
-  const int64_t O = p.a.y.shape[1], filter = tile.group * p.filters + tile.row;
-  SliceLoader<T, Tile::K, Tile::M, Tile::threads> dy(p.a.y.as<const T>() + tile.first_pixel * O + filter, 1,
-                                                     O, p.filters - tile.row);
+  GradientLoader<T, Tile> dy(p, tile);
   PixelLoader<T, Tile> x(p, tile);
   SimtSums<T, Tile> total = {};
   multiply<T, Tile>(shared.tiles, tile.pixels, dy, x, total);
   finish_tile<T, Tile>(shared.tiles, total, tile.row, tile.column, epilogue_of<T>(p, tile, partial));
+  if (!tile.sums_dy(p)) return;
+  shared.sums_of_dy[prim::thread()] = dy.sum;
+  prim::block_sync();  // the sums are there; those of a filter are Tile::M apart
+  if (prim::thread() >= Tile::M) return;
+  Compute<T> sum = 0;
+  for (int i = prim::thread(); i < Tile::threads; i += Tile::M) sum += shared.sums_of_dy[i];
+  put_sum_of_dy(p, tile, prim::thread(), sum, partial);
 }
 
 }  // namespace lamina::LAMINA_DEVICE

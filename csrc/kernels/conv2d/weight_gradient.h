@@ -1,4 +1,5 @@
-// dweight as a GEMM whose K runs over pixels: [taps x channels] x [pixels] times [pixels] x [filters].
+// dweight as a GEMM whose K runs over pixels: [taps x channels] x [pixels] times [pixels] x [filters]. dbias are the
+// sums of the second operand over K, while its panels are in the caches.
 #pragma once
 
 #include "base/scratch.h"
@@ -162,6 +163,20 @@ struct WeightGradient {
     }
   }
 
+  // sums[column] = (0 at first, or itself) + sum of a panel of dy over its pixels.
+  void add_panel(const S* dy, int64_t pixels, S* sums, bool first) const {
+    using V = Vec<S>;
+    V acc[tile_vectors];
+    for (V& v : acc) v = V::zero();
+    for (int64_t i = 0; i < pixels; ++i, dy += tile_columns<S>)
+#pragma GCC unroll 4
+      for (int j = 0; j < tile_vectors; ++j) acc[j] = acc[j] + V::load(dy + j * V::N);
+    for (int j = 0; j < tile_vectors; ++j) {
+      S* const to = sums + j * V::N;
+      (first ? acc[j] : V::load(to) + acc[j]).store(to);
+    }
+  }
+
   template <int NV = tile_vectors>
   LAMINA_INLINE void tiles(const PixelBlock& b, const TapPlanes<S>& planes, const S* dy, S* sum,
                            int64_t columns, bool first) const {
@@ -176,9 +191,9 @@ struct WeightGradient {
                    dy, sum + ((r * taps_w + s) * channels + c) * tile_columns<S>, channels - c, first);
   }
 
-  // Partial sum over blocks [begin, end), begin < end, for panels [first, last) of group g.
-  void partial(int64_t pixels, int64_t g, int64_t first, int64_t last, int64_t begin, int64_t end,
-               S* sum) const {
+  // Partial sums over blocks [begin, end), begin < end, for panels [first, last) of group g; of dbias where `bias_sum`.
+  void partial(int64_t pixels, int64_t g, int64_t first, int64_t last, int64_t begin, int64_t end, S* sum,
+               S* bias_sum) const {
     constexpr int64_t NR = tile_columns<S>;
     const int64_t most = block_images(pixels) * block_rows(pixels) * Q;
     S* const packed_dy = scratch<S>(Scratch::pack_b, (last - first) * most * NR);
@@ -193,37 +208,14 @@ struct WeightGradient {
       const PixelBlock b = block(pixels, i);
       pack_dy(g, first, last, b, packed_dy);
       const TapPlanes<S> planes = merged ? merged_planes(b) : pack_x(g, b, packed_x);
-      for (int64_t q = first; q < last; ++q)
-        tiles(b, planes, packed_dy + (q - first) * b.images * b.rows * Q * NR,
-              sum + (q - first) * panel_elements, smaller(NR, filters - q * NR), i == begin);
+      for (int64_t q = first, size = b.images * b.rows * Q; q < last; ++q) {
+        const S* const dy = packed_dy + (q - first) * size * NR;
+        tiles(b, planes, dy, sum + (q - first) * panel_elements, smaller(NR, filters - q * NR), i == begin);
+        if (bias_sum) add_panel(dy, size, bias_sum + (q - first) * NR, i == begin);
+      }
     }
   }
 };
-
-// sum[p] = sum of dy over the pixels of part p of `parts`, for every filter, in blocks of 256 pixels.
-template <class T>
-void column_sums(const View& y, int64_t parts, Compute<T>* sums) {
-  using V = VecOf<T>;
-  const int64_t O = y.shape[1], pixels = y.shape[0] * y.shape[2] * y.shape[3];
-  parallel_for(parts, [&](int64_t part) {
-    Compute<T>* const sum = sums + part * O;
-    __builtin_memset(sum, 0, size_t(O) * sizeof(Compute<T>));
-    const int64_t begin = part * pixels / parts, end = (part + 1) * pixels / parts;
-    for (int64_t block = begin; block < end; block += 256) {
-      const int64_t stop = smaller(end, block + 256);
-      for (int64_t o = 0; o < O; o += V::N) {
-        const int lanes = int(smaller(V::N, O - o));
-        const T* from = y.as<const T>() + block * O + o;
-        V acc = V::zero();
-        if (lanes == V::N)
-          for (int64_t i = block; i < stop; ++i, from += O) acc = acc + V::load(from);
-        else
-          for (int64_t i = block; i < stop; ++i, from += O) acc = acc + V::load(from, lanes);
-        (V::load(sum + o, lanes) + acc).store(sum + o, lanes);
-      }
-    }
-  });
-}
 
 // sums[0] += sums[1] + … , each of n elements, in this order.
 template <class S>

@@ -4,7 +4,8 @@
 //   using Tile = MmaTile<bf16, MmaShape{.m = 128, .n = 128, .warp_m = 64, .warp_n = 64}, AIsKMajor, BIsKMajor>;
 //   auto& shared = prim::shared_memory<MmaShared<Tile>>();             launched with Tile::threads threads
 //   float sums[Tile::fragments_m][Tile::fragments_n][4] = {};
-//   multiply<Tile>(shared, slices, a, b, sums);                        slices of Tile::K elements of K
+//   multiply<Tile>(shared, slices, a, b, sums);                        slices of Tile::K elements of K; visit(stage), if
+//                                                                      given, sees each when it is there
 //   finish_fragments<T, Tile>(shared, sums, row, column, epilogue);    epilogue(i, j, Pack<float, vector_of<T>>)
 //
 // `a` and `b` are loaders. loader.load(tiles, slice) issues this thread's cp.async copies of slice 0, 1, 2, … of K into
@@ -120,10 +121,14 @@ LAMINA_PRIM void multiply_slice(const typename MmaShared<Tile>::Stage& stage,
   }
 }
 
+struct VisitNothing {
+  LAMINA_PRIM void operator()(const auto&) const {}
+};
+
 // sums += A B over `slices` slices. The stages are free afterwards.
-template <class Tile, class Int, class LoadA, class LoadB>
+template <class Tile, class Int, class LoadA, class LoadB, class Visit = VisitNothing>
 LAMINA_PRIM void multiply(MmaShared<Tile>& shared, Int slices, LoadA& a, LoadB& b,
-                          float (&sums)[Tile::fragments_m][Tile::fragments_n][4]) {
+                          float (&sums)[Tile::fragments_m][Tile::fragments_n][4], Visit visit = {}) {
   constexpr int stages = Tile::stages, slices_per_sum = 64 / Tile::K;
   const auto load = [&](Int slice) {
     if (slice < slices) {
@@ -140,6 +145,7 @@ LAMINA_PRIM void multiply(MmaShared<Tile>& shared, Int slices, LoadA& a, LoadB& 
     prim::block_sync();  // the slice is there for all; and all have left the stage that is loaded next
     load(slice + stages - 1);
     const auto& stage = shared.stages[slice % stages];
+    visit(stage);
     if constexpr (Tile::planes == 1) {
       multiply_slice<Tile>(stage, sums);
     } else {
