@@ -98,6 +98,16 @@ def batch_norm(x, mean, var, weight, bias, batches, *, training, momentum, eps):
     return functional.batch_norm(x, mean, var, weight, bias, training, momentum, eps)
 
 
+def of_rows(theirs):
+    """A normalisation whose shape may be an integer."""
+
+    def normalise(x, *parameters, normalized_shape, eps):
+        shape = (normalized_shape,) if isinstance(normalized_shape, int) else normalized_shape
+        return theirs(x, shape, *parameters, eps)
+
+    return normalise
+
+
 def of_numbers(theirs):
     return lambda x, **more: theirs(x.byte() if x.dtype == torch.bool else x, **more)
 
@@ -181,6 +191,9 @@ THEIRS = {
     "conv2d": conv2d,
     "conv_transpose2d": conv_transpose2d,
     "batch_norm": batch_norm,
+    "layer_norm": of_rows(functional.layer_norm),
+    "rms_norm": of_rows(functional.rms_norm),
+    "group_norm": lambda x, weight, bias, num_groups, eps: functional.group_norm(x, num_groups, weight, bias, eps),
     "cross_entropy": with_long_labels("cross_entropy"),
     "nll_loss": with_long_labels("nll_loss"),
     "binary_cross_entropy_with_logits": lambda x, target, weight, pos_weight, reduction: (

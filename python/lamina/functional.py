@@ -1420,6 +1420,89 @@ def batch_norm(
     return _C.batch_norm(*inputs, training, momentum, eps)[0]
 
 
+def layer_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    normalized_shape: int | Sequence[int] = (),
+    eps: float = 1e-5,
+) -> Tensor:
+    """y = (x - mean) / √(var + eps) · weight + bias, mean and biased variance over the last axes.
+
+    Args:
+        x: (..., *normalized_shape); float32, bfloat16 or float64, on GPUs also float16.
+        weight: normalized_shape, of the dtype of x or that of its statistics, or None for ones.
+        bias: like weight, or None for zeros.
+        normalized_shape: the last extents of x, at least one; an integer stands for one.
+        eps: added to the variance.
+
+    Returns: Tensor of the shape and dtype of x, rows in its order in memory.
+    Raises: ValueError for shapes, TypeError for dtypes.
+    Note: statistics are float32, float64 for float64; no square of x itself is summed, so that a mean far from 0 costs
+        no digits. Deterministic. Keeps x, weight and the statistics for backward.
+    Source: Ba, Kiros and Hinton 2016, https://arxiv.org/abs/1607.06450; agrees with torch.nn.functional.layer_norm.
+    Example:
+        >>> F.layer_norm(lamina.tensor([[1.0, 3.0]]), normalized_shape=2, eps=0.0)
+        tensor([[-1.,  1.]])
+    """
+    return _C.layer_norm(x, weight, bias, normalized_shape, eps)[0]
+
+
+def rms_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    *,
+    normalized_shape: int | Sequence[int] = (),
+    eps: float | None = None,
+) -> Tensor:
+    """y = x / √(mean(x²) + eps) · weight, the mean over the last axes.
+
+    Args:
+        x: (..., *normalized_shape); float32, bfloat16 or float64, on GPUs also float16.
+        weight: normalized_shape, of the dtype of x or that of its statistics, or None for ones.
+        normalized_shape: the last extents of x, at least one; an integer stands for one.
+        eps: added to the mean of squares; None: the distance from 1 to the next number of the statistics' dtype.
+
+    Returns: Tensor of the shape and dtype of x, rows in its order in memory.
+    Raises: ValueError for shapes, TypeError for dtypes.
+    Note: statistics are float32, float64 for float64. Deterministic. Keeps x, weight and 1 / √ for backward.
+    Source: Zhang and Sennrich 2019, https://arxiv.org/abs/1910.07467; agrees with torch.nn.functional.rms_norm.
+    Example:
+        >>> F.rms_norm(lamina.tensor([[1.0, -7.0]]), normalized_shape=2)
+        tensor([[ 0.2, -1.4]])
+    """
+    return _C.rms_norm(x, weight, normalized_shape, eps)[0]
+
+
+def group_norm(
+    x: Tensor,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    num_groups: int = 1,
+    eps: float = 1e-5,
+) -> Tensor:
+    """y = (x - mean) / √(var + eps) · weight + bias, mean and biased variance per sample and group of channels.
+
+    Args:
+        x: (N, C, ...); float32, bfloat16 or float64, on GPUs also float16. Images may be channels-last.
+        weight: (C,), of the dtype of x or that of its statistics, or None for ones.
+        bias: like weight, or None for zeros.
+        num_groups: G, a divisor of C; group g has the channels from g C / G on. C: instance normalisation.
+        eps: added to the variance.
+
+    Returns: Tensor of the shape and dtype of x, channels-last where x is.
+    Raises: ValueError for shapes or a number of groups that does not divide C, TypeError for dtypes.
+    Note: as layer_norm.
+    Source: Wu and He 2018, https://arxiv.org/abs/1803.08494; agrees with torch.nn.functional.group_norm.
+    Example:
+        >>> F.group_norm(lamina.tensor([[1.0, 3.0, 5.0, 5.0]]), num_groups=2, eps=0.0625)[0, :2]
+        tensor([-0.9701,  0.9701])
+    """
+    return _C.group_norm(x, weight, bias, num_groups, eps)[0]
+
+
 # --- softmax ------------------------------------------------------------------------------------------------
 
 

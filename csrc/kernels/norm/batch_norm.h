@@ -33,7 +33,7 @@ struct BatchNormShape {
   int64_t N, C, L;
   bool is_rows;
 
-  [[gnu::always_inline]] int64_t count() const { return N * L; }
+  [[gnu::always_inline]] LAMINA_HD int64_t count() const { return N * L; }
   // Rows per block: 256 KB of float32, and enough of them to make the partial results small beside x.
   [[gnu::always_inline]] int64_t block() const { return C > 1023 ? 64 : 65536 / (C > 0 ? C : 1); }
   [[gnu::always_inline]] int64_t blocks() const { return is_rows ? (count() + block() - 1) / block() : 0; }
@@ -61,11 +61,11 @@ struct BatchNormBackwardArgs {
   bool is_training;
 };
 
-struct NormKernels {
-  void (*batch_norm)(const BatchNormArgs&);
-  void (*batch_norm_backward)(const BatchNormBackwardArgs&);
+struct BatchNormKernels {
+  void (*forward)(const BatchNormArgs&);
+  void (*backward)(const BatchNormBackwardArgs&);
 };
 
-LAMINA_KERNEL_TABLE(NormKernels, norm_kernels)
+LAMINA_KERNEL_TABLE(BatchNormKernels, batch_norm_kernels)
 
 }  // namespace lamina
