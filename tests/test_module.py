@@ -88,6 +88,51 @@ def test_text():
     )
 
 
+NORMS = [  # layer, the shape in which each row of (3, 4, 5, 6) is normalised, repr
+    (nn.LayerNorm(6, bias=False), (60, 6), "LayerNorm((6,), eps=1e-05, elementwise_affine=True)"),
+    (nn.LayerNorm([5, 6], 1e-6, elementwise_affine=False), (12, 30),
+     "LayerNorm((5, 6), eps=1e-06, elementwise_affine=False)"),
+    (nn.RMSNorm(6), (60, 6), "RMSNorm((6,), eps=None, elementwise_affine=True)"),
+    (nn.GroupNorm(2, 4), (6, 60), "GroupNorm(2, 4, eps=1e-05, affine=True)"),
+    (nn.InstanceNorm2d(4, affine=True), (12, 30),
+     "InstanceNorm2d(4, eps=1e-05, momentum=0.1, affine=True, track_running_stats=False)"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("layer", "shape", "text"), NORMS, ids=[text for *_, text in NORMS])
+def test_normalisation(layer, shape, text):
+    assert repr(layer) == text
+    x = np.random.default_rng(0).normal(1, 2, (3, 4, 5, 6)).astype(np.float32)
+    rows = x.reshape(shape)
+    mean = 0 if isinstance(layer, nn.RMSNorm) else rows.mean(axis=1, keepdims=True)
+    want = ((rows - mean) / np.sqrt(np.square(rows - mean).mean(axis=1, keepdims=True))).reshape(x.shape)
+    if isinstance(layer, (nn.GroupNorm, nn.InstanceNorm2d)):
+        layer.weight.copy_(lamina.arange(1.0, 5.0))
+        want = want * np.arange(1, 5)[:, None, None]
+    for given in (lamina.tensor(x), lamina.functional.channels_last(lamina.tensor(x))):
+        np.testing.assert_allclose(layer(given).numpy(), want, rtol=1e-4, atol=1e-4)
+    if isinstance(layer, nn.InstanceNorm2d):
+        np.testing.assert_allclose(layer(lamina.tensor(x[1])).numpy(), want[1], rtol=1e-4, atol=1e-4)
+
+
+def test_parameters_of_normalisation():
+    assert list(nn.LayerNorm((2, 3)).state_dict()) == ["weight", "bias"]
+    assert nn.LayerNorm((2, 3)).weight.shape == (2, 3)
+    assert list(nn.LayerNorm(3, bias=False).state_dict()) == list(nn.RMSNorm(3).state_dict()) == ["weight"]
+    for layer in (nn.LayerNorm(3, elementwise_affine=False), nn.RMSNorm(3, elementwise_affine=False),
+                  nn.GroupNorm(1, 3, affine=False), nn.InstanceNorm2d(3)):  # fmt: skip
+        assert not layer.state_dict()
+
+
+def test_normalisation_refuses():
+    with pytest.raises(ValueError, match="GroupNorm: num_groups is 3; expected a divisor of 4 channels"):
+        nn.GroupNorm(3, 4)
+    with pytest.raises(ValueError, match="InstanceNorm2d: track_running_stats is True; expected False"):
+        nn.InstanceNorm2d(3, track_running_stats=True)
+    with pytest.raises(ValueError, match=r"InstanceNorm2d: x is \(2, 4\); expected \(N, 3, H, W\) or \(3, H, W\)"):
+        nn.InstanceNorm2d(3)(lamina.ones(2, 4))
+
+
 def test_copies_are_independent():
     model = make_model()
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):

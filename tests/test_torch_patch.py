@@ -140,7 +140,7 @@ def test_the_report_says_what_was_replaced_and_why_something_was_not():
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3),
         nn.ReLU(inplace=True),
-        nn.LayerNorm(4),
+        nn.Hardtanh(),
         Cautious(3, 4),
         nn.LSTM(3, 4, proj_size=2),
         nn.Linear(3, 4),
@@ -151,7 +151,7 @@ def test_the_report_says_what_was_replaced_and_why_something_was_not():
     report = lamina.torch.patch(model)
     assert report.replaced == {"0": "Conv2d", "7.0": "Tanh", "7.1": "Tanh"}
     assert {name: reason.split(":")[0] for name, reason in report.left.items()} == {
-        "1": "ReLU", "2": "LayerNorm", "3": "Cautious", "4": "LSTM", "5": "Linear",
+        "1": "ReLU", "2": "Hardtanh", "3": "Cautious", "4": "LSTM", "5": "Linear",
         "6": "ParametrizedLinear", "6.parametrizations.weight.0": "_WeightNorm",
     }  # fmt: skip
     for name, reason in {

@@ -7,7 +7,7 @@ from lamina.nn.embedding import Embedding
 from lamina.nn.linear import Flatten, Identity, Linear
 from lamina.nn.loss import BCEWithLogitsLoss, CrossEntropyLoss, L1Loss, MSELoss, NLLLoss
 from lamina.nn.module import Module, ModuleList, Parameter, Sequential
-from lamina.nn.normalization import BatchNorm1d, BatchNorm2d, Dropout
+from lamina.nn.normalization import BatchNorm1d, BatchNorm2d, Dropout, GroupNorm, InstanceNorm2d, LayerNorm, RMSNorm
 from lamina.nn.pooling import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, MaxPool2d
 from lamina.nn.rnn import LSTM, LSTMCell
 
@@ -27,9 +27,12 @@ __all__ = [
     "Dropout",
     "Embedding",
     "Flatten",
+    "GroupNorm",
     "Identity",
+    "InstanceNorm2d",
     "L1Loss",
     "LSTMCell",
+    "LayerNorm",
     "LeakyReLU",
     "Linear",
     "LogSoftmax",
@@ -39,6 +42,7 @@ __all__ = [
     "ModuleList",
     "NLLLoss",
     "Parameter",
+    "RMSNorm",
     "ReLU",
     "Sequential",
     "SiLU",

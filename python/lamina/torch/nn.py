@@ -195,6 +195,10 @@ class BatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
     """``torch.nn.BatchNorm2d`` by ``lamina.torch.functional.batch_norm``."""
 
 
+LayerNorm = _layer(torch.nn.LayerNorm, F.layer_norm, "weight bias", "normalized_shape eps")
+RMSNorm = _layer(torch.nn.RMSNorm, F.rms_norm, "weight", "normalized_shape eps")
+GroupNorm = _layer(torch.nn.GroupNorm, F.group_norm, "weight bias", "num_groups eps")
+
 # --- recurrence --------------------------------------------------------------------------------------------------
 
 
