@@ -154,6 +154,13 @@ def linear(x, weight, bias, residual, *, activation):
     return y if residual is None else y + residual
 
 
+def attention(query, key, value, mask, state, *, is_causal, **more):
+    if is_causal and mask is not None:  # PyTorch takes one of them where there are gradients
+        mask = mask.expand(query.shape[-2], key.shape[-2])
+        mask, is_causal = mask + torch.full_like(mask, -torch.inf).triu(1), False
+    return functional.scaled_dot_product_attention(query, key, value, mask, is_causal=is_causal, **more)
+
+
 def with_long_labels(name):
     """A loss of labels, which PyTorch wants as int64."""
     theirs = getattr(functional, name)
@@ -205,6 +212,7 @@ THEIRS = {
     "matmul": matmul,
     "gemm": gemm,
     "linear": linear,
+    "scaled_dot_product_attention": attention,
 }
 
 
@@ -250,7 +258,10 @@ def chosen():
     groups = {}
     for p in samples():
         case, sample, dtype = p.values
-        if dtype in ("float32", "bfloat16") and case.op in F.__all__ and case.op not in WITHOUT_EQUIVALENT:
+        has_equivalent = (
+            case.op in F.__all__ and case.op not in WITHOUT_EQUIVALENT and not sample.attrs.get("dropout_p")
+        )
+        if dtype in ("float32", "bfloat16") and has_equivalent:
             groups.setdefault((case.op, dtype, is_empty(sample)), []).append(p)
     for (_, dtype, of_empty), group in groups.items():
         first = group[0] if of_empty else max(group, key=sharpness)

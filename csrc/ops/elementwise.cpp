@@ -4,6 +4,7 @@
 
 #include "autograd/op.h"
 #include "kernels/elementwise/elementwise.h"
+#include "ops/operands.h"
 
 namespace lamina {
 namespace {
@@ -63,12 +64,6 @@ void submit(Stream& stream, void (*ElementwiseKernels::*kernel)(const Elementwis
   for (size_t i = 0; i < in.size(); ++i) args.x[i] = in[i].view();
   for (size_t i = 0; i < attr_count; ++i) args.p[i] = parameter(attrs.at(i));
   stream.submit(kernel, args);
-}
-
-// dy summed over the axes along which x was broadcast.
-Array sum_to(const Array& dy, const Array& x) {
-  if (dy.shape() == x.shape()) return dy;
-  return eval<"sum_to">({dy}, {{"shape", Ints(x.view().shape, x.view().shape + x.ndim())}});
 }
 
 size_t count_attrs(std::string_view attributes) {

@@ -49,6 +49,12 @@ inline bool broadcast(const View& x, const Shape& shape, View* seen) {
   return x.ndim <= shape.ndim;
 }
 
+// dy summed over the axes along which x was broadcast.
+inline Array sum_to(const Array& dy, const Array& x) {
+  if (dy.shape() == x.shape()) return dy;
+  return eval<"sum_to">({dy}, {{"shape", Ints(x.view().shape, x.view().shape + x.ndim())}});
+}
+
 // An array as (O, C, I): O positions before an axis of extent C, I after it in memory.
 struct Axis {
   int64_t O = 1, C = 1, I = 1;

@@ -4,17 +4,11 @@
 #include "autograd/op.h"
 #include "kernels/dropout/dropout.h"
 #include "kernels/layout/layout.h"
+#include "ops/generator.h"
 #include "ops/operands.h"
 
 namespace lamina {
 namespace {
-
-void check_state(std::string_view op, const Array& state) {
-  check<TypeError>(bool(state), op, "state is None; expected the state of a generator");
-  check<TypeError>(state.dtype() == Dtype::int64, op, "state is ", state.dtype(), "; expected int64");
-  check(state.ndim() == 1 && state.dim(0) == 2 && state.is_contiguous(), op, "state is ", state.view(),
-        "; expected (2,), {seed, offset}");
-}
 
 void add_shape(std::string_view op, const Attrs& attrs, Inference& out) {
   const Ints& shape = attrs.ints("shape");
@@ -25,11 +19,6 @@ void add_shape(std::string_view op, const Attrs& attrs, Inference& out) {
   out.add({attrs.dtype("dtype"), Shape(std::span<const int64_t>(shape.data(), shape.size()))});
 }
 
-// Moves the state past what n elements of `words` words used; `before` receives the state as it was.
-void advance(Stream& stream, const Array& state, int64_t tiles, const View& before = {}) {
-  stream.submit(&RandomKernels::advance,
-                AdvanceArgs{.state = state.view(), .before = before, .tiles = tiles});
-}
 int64_t words_of(const Array& y) { return y.dtype() == Dtype::float64 ? 2 : 1; }
 
 const Register uniform_op{{

@@ -1544,6 +1544,49 @@ def log_softmax(x: Tensor, *, dim: int = -1) -> Tensor:
     return _C.log_softmax(x, dim)
 
 
+# --- attention ----------------------------------------------------------------------------------------------
+
+
+def scaled_dot_product_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    state: Tensor | None = None,
+    *,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """y = dropout(softmax(scale query keyᵀ + mask)) value, without the matrix of scores in memory.
+
+    Args:
+        query: (..., L, E); float32, bfloat16 or float64.
+        key: (..., S, E); value: (..., S, V). Leading axes broadcast.
+        attn_mask: broadcasts to (..., L, S). Of bool: True where a key takes part; else it is added to the scores, in
+            the dtype of ``query`` or, for the short ones, float32.
+        state: of a generator, read where ``dropout_p`` > 0; by default of ``lamina.random.default_generator``.
+        dropout_p: probability with which a weight is 0; others are divided by 1 - ``dropout_p``.
+        is_causal: query i does not see the keys j > i, whatever L and S are.
+        scale: by default 1/√E.
+        enable_gqa: axis -3 is of heads, and each of key and value serves several neighbouring ones of query, whose
+            number theirs divides.
+
+    Returns: (..., L, V), its axes in memory in the order of those of ``query``. A query that sees no key gives zeros.
+    Raises: ValueError for shapes that do not fit, TypeError unless query, key and value have one dtype.
+    Note: sums are float32 (float64 for float64), and the same for any number of threads. For backward a number is kept
+        for each query; weights are computed, and dropout is drawn, again.
+    Source: Vaswani et al. 2017, https://arxiv.org/abs/1706.03762; Dao 2023, https://arxiv.org/abs/2307.08691;
+        https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.scaled_dot_product_attention.html
+    """
+    if dropout_p > 0 and state is None:
+        state = random.state_of(None, getattr(query, "device", "cpu"))
+    return _C.scaled_dot_product_attention(
+        query, key, value, attn_mask, state, dropout_p, is_causal, scale, enable_gqa
+    )[0]
+
+
 # --- losses -------------------------------------------------------------------------------------------------
 
 
