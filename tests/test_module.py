@@ -57,6 +57,25 @@ def test_a_wrong_state_is_refused_before_anything_is_written():
     assert (model.weight.numpy() == 1).all()
 
 
+def test_attention_is_its_formula():
+    """One head that projects by the identity is softmax(x xᵀ / √E) x; weights make no difference to y."""
+    layer = nn.MultiheadAttention(4, 1, batch_first=True)
+    assert list(layer.state_dict()) == ["in_proj_weight", "in_proj_bias", "out_proj.weight", "out_proj.bias"]
+    one = np.eye(4)
+    layer.load_state_dict({"in_proj_weight": np.concatenate([one] * 3), "out_proj.weight": one}, strict=False)
+    x = lamina.randn(2, 3, 4)
+    scores = x.numpy() @ x.numpy().swapaxes(1, 2) / 2
+    weights = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    y, averages = layer(x, x, x)
+    np.testing.assert_allclose(averages.numpy(), weights, rtol=1e-5)
+    np.testing.assert_allclose(y.numpy(), weights @ x.numpy(), rtol=1e-5, atol=1e-6)
+    fused, nothing = layer(x, x, x, need_weights=False)
+    assert nothing is None
+    np.testing.assert_allclose(fused.numpy(), y.numpy(), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="embed_dim is 4, num_heads 3; expected num_heads to divide it"):
+        nn.MultiheadAttention(4, 3)
+
+
 def test_modes_and_apply():
     model = make_model()
     assert all(m.training for m in model.modules())

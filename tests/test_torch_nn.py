@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 import pickle
 
 import pytest
@@ -110,8 +111,69 @@ def test_layers_compute_what_pytorch_s_do(name, arguments, options, shape):
 
 
 def test_every_layer_is_tested_here():
-    tested = {name for name, *_ in LAYERS} | {name for name, *_ in LOSSES} | {"Dropout", "Dropout2d"}
+    tested = (
+        {name for name, *_ in LAYERS} | {name for name, *_ in LOSSES} | {"Dropout", "Dropout2d", "MultiheadAttention"}
+    )
     assert tested == set(nn.__all__) == {c.__name__ for c in nn.COUNTERPARTS.values()}
+
+
+PADDING = torch.tensor([[False, False, True], [False, False, False]])
+CAUSAL = torch.ones(3, 3, dtype=torch.bool).triu(1)
+ATTENTION = [  # options, shapes of query, key and value, options of the call
+    ({}, [(3, 2, 8)], {}),
+    ({"batch_first": True}, [(2, 3, 8)], {"attn_mask": CAUSAL, "is_causal": True}),
+    ({"bias": False}, [(3, 8), (5, 8), (5, 8)], {"average_attn_weights": False}),
+    ({"kdim": 5, "vdim": 6}, [(4, 2, 8), (3, 2, 5), (3, 2, 6)], {"key_padding_mask": PADDING}),
+    ({"batch_first": True}, [(2, 3, 8)], {"attn_mask": CAUSAL, "key_padding_mask": PADDING, "is_causal": True}),
+    ({}, [(3, 2, 8)], {"attn_mask": torch.linspace(-1, 1, 36).reshape(4, 3, 3), "key_padding_mask": PADDING.float()}),
+]
+
+
+@pytest.mark.filterwarnings("ignore:Support for mismatched:UserWarning")
+@pytest.mark.parametrize("need_weights", [True, False])
+@pytest.mark.parametrize(("options", "shapes", "call"), ATTENTION, ids=[f"{[*o, *c]}" for o, _, c in ATTENTION])
+def test_attention_computes_what_pytorch_s_does(options, shapes, call, need_weights):
+    ours, theirs = pair("MultiheadAttention", (8, 2), options)
+    assert repr(ours) == repr(theirs)
+    xs = [torch.linspace(-2, 2, math.prod(shape)).sin().reshape(shape) for shape in shapes]
+
+    def bound(layer):
+        wrapper = Calling(layer)
+        wrapper.call = lambda *xs: layer(*(xs * 3 if len(xs) == 1 else xs), need_weights=need_weights, **call)
+        return wrapper
+
+    check_equal(bound(ours), bound(theirs), *xs)
+    check_equal(bound(ours.eval()), bound(theirs.eval()), *xs)
+
+
+class Calling(torch.nn.Module):
+    """A layer, called in the way of a function that is set later."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, *inputs):
+        return self.call(*inputs)
+
+
+def test_attention_drops_weights_in_training():
+    torch.manual_seed(0)
+    layer = nn.MultiheadAttention(8, 2, dropout=0.5)
+    x = torch.randn(5, 2, 8)
+    for need_weights in (True, False):
+        first, second = (layer(x, x, x, need_weights=need_weights)[0] for _ in range(2))
+        assert not torch.equal(first, second)
+    layer.eval()
+    weighted, fused = (layer(x, x, x, need_weights=need_weights)[0] for need_weights in (True, False))
+    torch.testing.assert_close(weighted, fused)
+
+
+def test_attention_refuses_what_it_does_not_have():
+    with pytest.raises(ValueError, match="MultiheadAttention: add_zero_attn is True; expected False"):
+        nn.MultiheadAttention(8, 2, add_zero_attn=True)
+    with pytest.raises(ValueError, match="is_causal without attn_mask"):
+        nn.MultiheadAttention(8, 2)(*[torch.zeros(3, 2, 8)] * 3, is_causal=True)
 
 
 LOGITS, CLASSES = torch.linspace(-3, 3, 20).reshape(4, 5).sin(), torch.tensor([1, 0, 4, 2])

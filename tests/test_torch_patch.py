@@ -92,8 +92,25 @@ def texts(steps):
         yield symbols[:, :-1], symbols[:, 1:]
 
 
+class Transformer(nn.Module):
+    """The next symbol from those before, by causal attention."""
+
+    def __init__(self, symbols=50, features=16, steps=12):
+        super().__init__()
+        self.embedding, self.places = nn.Embedding(symbols, features), nn.Embedding(steps, features)
+        self.encoder = nn.TransformerEncoderLayer(features, 4, 32, dropout=0.0, batch_first=True)
+        self.head = nn.Linear(features, symbols)
+
+    def forward(self, symbols):
+        mask = nn.Transformer.generate_square_subsequent_mask(symbols.shape[1])
+        x = self.embedding(symbols) + self.places(torch.arange(symbols.shape[1]))
+        return self.head(self.encoder(x, mask, is_causal=True))
+
+
 @pytest.mark.parametrize(
-    ("build", "batches", "lr"), [(ResNet18, images, 3e-4), (LanguageModel, texts, 2e-2)], ids=["ResNet-18", "LSTM"]
+    ("build", "batches", "lr"),
+    [(ResNet18, images, 3e-4), (LanguageModel, texts, 2e-2), (Transformer, texts, 2e-2)],
+    ids=["ResNet-18", "LSTM", "Transformer"],
 )
 def test_patched_models_train_like_those_that_are_not(build, batches, lr):
     """In float64: the first steps of Adam are as large for tiny gradients, whose signs rounding decides."""

@@ -33,6 +33,7 @@ LAYERS = {  # every layer that the table names: arguments, and the shape of its 
     "GroupNorm": ((2, 4), IMAGES),
     "Dropout": ((), (2, 4)),
     "Dropout2d": ((), IMAGES),
+    "MultiheadAttention": ((4, 2), (5, 2, 4)),
     "LSTM": ((4, 3), (5, 2, 4)),
     "LSTMCell": ((4, 3), (2, 4)),
 }
@@ -58,6 +59,8 @@ def build(name):
     x = torch.randn(shape)
     if name == "Embedding":
         return OfWeight(layer, torch.tensor([[1, 4, 4], [0, 2, 4]])), x
+    if name == "MultiheadAttention":
+        return SelfAttention(layer), x
     if "Loss" not in name:
         return layer, x
     target = torch.arange(2) if name == "CrossEntropyLoss" else torch.zeros(shape)
@@ -80,6 +83,15 @@ class WithTarget(torch.nn.Module):
 
     def forward(self, x):
         return self.loss(x, self.target)
+
+
+class SelfAttention(torch.nn.Module):
+    def __init__(self, attention):
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x):
+        return self.attention(x, x, x, need_weights=False)[0]
 
 
 def total(outputs):

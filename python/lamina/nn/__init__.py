@@ -2,6 +2,7 @@
 
 from lamina.nn import init, utils
 from lamina.nn.activation import ELU, GELU, LeakyReLU, LogSoftmax, ReLU, Sigmoid, SiLU, Softmax, Softplus, Tanh
+from lamina.nn.attention import MultiheadAttention
 from lamina.nn.conv import Conv2d, ConvTranspose2d
 from lamina.nn.embedding import Embedding
 from lamina.nn.linear import Flatten, Identity, Linear
@@ -40,6 +41,7 @@ __all__ = [
     "MaxPool2d",
     "Module",
     "ModuleList",
+    "MultiheadAttention",
     "NLLLoss",
     "Parameter",
     "RMSNorm",

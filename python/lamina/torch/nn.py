@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from lamina.nn.attention import apply_multihead_attention
 from lamina.nn.normalization import apply_batch_norm
 from lamina.torch import functional as F
 
@@ -198,6 +199,21 @@ class BatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
 LayerNorm = _layer(torch.nn.LayerNorm, F.layer_norm, "weight bias", "normalized_shape eps")
 RMSNorm = _layer(torch.nn.RMSNorm, F.rms_norm, "weight", "normalized_shape eps")
 GroupNorm = _layer(torch.nn.GroupNorm, F.group_norm, "weight bias", "num_groups eps")
+
+
+# --- attention ---------------------------------------------------------------------------------------------------
+
+
+@_counterpart(torch.nn.MultiheadAttention, bias_k=None, add_zero_attn=False)
+class MultiheadAttention(torch.nn.MultiheadAttention):
+    """``torch.nn.MultiheadAttention`` by ``lamina.torch.functional.scaled_dot_product_attention``.
+
+    With ``need_weights=True``, PyTorch's default, weights are computed by ops of their own.
+    """
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Any:
+        return apply_multihead_attention(F, self, query, key, value, *args, **options)
+
 
 # --- recurrence --------------------------------------------------------------------------------------------------
 
