@@ -57,6 +57,7 @@ def shapes(kind="distinct", **rest):
         Sample("leaf + 1", arr(2, 1025), dim=1).no_gradient(),
         Sample("rows of a leaf + 1", arr(65, 9), dim=0).only("float32", "bfloat16").no_gradient(),
         Sample("wide rows", arr(7, 1100), dim=0).no_gradient(),
+        Sample("narrow rows", arr(1000, 3), dim=0).only("float32", "bfloat16").no_gradient(),
         Sample("per channel", arr(2, 3, 4, 5), dim=(0, 2, 3)),
         Sample("per channel, channels last", arr(2, 3, 4, 5, layout="channels_last"), dim=(0, 2, 3)),
         Sample("over channels, channels last", arr(2, 3, 4, 5, layout="channels_last"), dim=1),

@@ -15,6 +15,8 @@ constexpr int64_t block =
 constexpr int64_t leaf_rows = 64;    // 16 groups of 4
 constexpr int64_t task = 64 * 1024;  // elements of x that are worth a hand-over to another thread
 constexpr int64_t max_segments = 64;
+constexpr int64_t folded_columns =
+    256;  // of narrow rows side by side: the addresses of 4 rows cost as much as 64 sums
 
 template <class S>
 struct VectorOf {
@@ -311,11 +313,33 @@ template <class M, class S>
   }
 }
 
+// How many narrow rows that are neighbours in memory, such as the pixels of an RGB image, are added up as one wide row.
+LAMINA_INLINE int64_t rows_to_fold(const Plan& plan, int64_t rows) {
+  const Axes &kept = plan.kept, &reduced = plan.reduced;
+  const int64_t fold = folded_columns / kept.size;
+  const bool is_dense = kept.n == 1 && kept.x[0] == 1 && reduced.n == 1 && reduced.x[0] == kept.size;
+  return is_dense && fold >= 8 && rows >= 4 * fold ? fold : 1;
+}
+
 template <class M, class S>
 [[gnu::noinline]] void outer_task(const Plan& plan, const Results& results, int64_t begin, int64_t end,
                                   const S* shift, S* sums) {
   using V = typename VectorOf<S>::type;
   const int64_t n = results.n, stride = plan.kept.x[plan.kept.n - 1];
+  if (const int64_t fold = rows_to_fold(plan, end - begin); fold > 1) {
+    const int64_t wide_rows = (end - begin) / fold;
+    Plan wide = plan;
+    wide.x += begin * n * plan.x_item;
+    wide.kept.shape[0] = wide.kept.size = fold * n;
+    wide.reduced.shape[0] = wide.reduced.size = wide_rows;
+    wide.reduced.x[0] = fold * n;
+    alignas(64) S wide_shift[folded_columns], wide_sums[folded_columns];
+    for (int64_t c = 0; shift && c < fold * n; ++c) wide_shift[c] = shift[c % n];
+    outer_task<M>(wide, {0, fold * n}, 0, wide_rows, shift ? wide_shift : nullptr, wide_sums);
+    outer_task<M>(plan, results, begin + wide_rows * fold, end, shift, sums);
+    for (int64_t i = 0; i < fold; ++i) combine_rows<M, S, V>(sums, wide_sums + i * n, n);
+    return;
+  }
   const Odometer kept(plan.kept, plan.kept.n, results.first);
   const auto clear = [&](S* row) {
     for (int64_t c = 0; c < n; ++c) row[c] = M::template identity<S>();
