@@ -81,8 +81,8 @@ inline ChannelTile choose_channel_tile(const BatchNormShape& z, int V, int64_t s
   return t;
 }
 
-// Calls f(std::integral_constant<int, V>{}) for the elements in a pack, which depend on the shape alone: V divides `run`,
-// the number of neighbours in memory that belong together.
+// Calls f(std::integral_constant<int, V>{}) for the elements in a pack, which depend on the shape alone: V divides
+// `run`, the number of neighbours in memory that belong together.
 template <class T, class F>
 void dispatch_pack(int64_t run, F f) {
   constexpr int V = small_pack<T>;
@@ -341,7 +341,7 @@ __global__ __launch_bounds__(tile_threads, 2) void channel_sums_kernel(const T* 
   });
 }
 
-// The total of result k of a tile, over `count` sums: sum_of(k, r) is number r of them. All threads of the result get it.
+// The total of result k of a tile: of sum_of(i) for each i below r_units. All threads of the result get it.
 template <class F>
 LAMINA_PRIM Sums<double> total_of(const Tile& tile, int64_t k, int r, F sum_of) {
   Sums<double> total[1] = {{0, 0}};

@@ -1,15 +1,15 @@
 // Device kernels of layer_norm.h.
 //
-// Plan. Rows (L = 1): a tile of threads (softmax/rows.cuh) has each row; what fits one step of its threads (4096 floats in
-// a block) stays in registers, so that x, and backward dy and x, are read once for y or dx; a longer row is read again,
-// mostly from the second-level cache. Moments are those of 16 elements of a thread, about their mean and as differences
-// from the row's first element, then merged as a tree. dweight and dbias are sums of columns, in two stages: segments of
-// rows each leave sums of all columns (channels.cuh), which a second launch adds up in double.
+// Plan. Rows (L = 1): a tile of threads (softmax/rows.cuh) has each row; what fits one step of its threads (4096
+// floats in a block) stays in registers, so that x, and backward dy and x, are read once for y or dx; a longer row is
+// read again, mostly from the second-level cache. Moments are those of 16 elements of a thread, about their mean and
+// as differences from the row's first element, then merged as a tree. dweight and dbias are sums of columns, in two
+// stages: segments of rows each leave sums of all columns (channels.cuh), which a second launch adds up in double.
 // Images: three launches as in batch_norm.cu, in each sample, with moments and sums of channels that are merged into
 // those of their groups; those of backward also give dweight and dbias.
-// Traffic per float of rows: 8 bytes forward, 20 backward with parameters, 12 without; of images 12 and 20 (8 and 12 where
-// a sample stays in the second-level cache). Bound by memory. One sweep for dx and the sums of columns would save 8 bytes,
-// but for rows of up to 4096 elements only, and with as many sums in registers as elements.
+// Traffic per float of rows: 8 bytes forward, 20 backward with parameters, 12 without; of images 12 and 20 (8 and 12
+// where a sample stays in the second-level cache). Bound by memory. One sweep for dx and the sums of columns would
+// save 8 bytes, but for rows of up to 4096 elements only, and with as many sums in registers as elements.
 #include "kernels/norm/layer_norm.h"
 
 #include "kernels/norm/channels.cuh"
@@ -157,8 +157,8 @@ __global__ __launch_bounds__(tile_threads, 2) void rows_backward_kernel(LayerNor
 
 // --- groups of images --------------------------------------------------------------------------------------------
 
-// Merges the moments of the segments and channels of each group; stores its statistics. `groups`: its results are groups,
-// r_units their segments and channels.
+// Merges the moments of the segments and channels of each group; stores its statistics. `groups`: its results are
+// groups, r_units their segments and channels.
 template <class T>
 __global__ __launch_bounds__(tile_threads,
                              2) void group_statistics_kernel(LayerNormArgs a, Tile groups, int64_t segments,

@@ -2,11 +2,12 @@
 //
 //   y = (x - mean[n, g]) * rstd[n, g] * weight[c] + bias[c],   rstd = 1 / sqrt(var + eps),
 //
-// with the mean and the biased variance of the D = K * L elements of the group: K channels of L pixels. Channels count
-// through all groups, c = g * K + k. Group norm: x is (N, C, ...), C = G * K. Layer norm: G = L = 1, a group is a row of
-// D elements, each with parameters of its own. RMS norm: the same about 0, mean = 0 and var = mean of x^2, without bias.
+// with the mean and the biased variance of the D = K * L elements of the group: K channels of L pixels. Channels
+// count through all groups, c = g * K + k. Group norm: x is (N, C, ...), C = G * K. Layer norm: G = L = 1, a group is
+// a row of D elements, each with parameters of its own. RMS norm: the same about 0, mean = 0 and var = mean of x^2,
+// no bias, L = 1.
 // Shapes: x, y, dx, dy have N * G * K * L elements; in memory (N, G, K, L), planes, or (N, L, G, K), rows of C channels:
-// channels-last images, and whatever has L = 1. mean, rstd (N, G); per channel (C,), dense. weight, bias may be absent.
+// channels-last images, and whatever has L = 1. mean, rstd (N, G); per channel (C,), dense. Parameters may be absent.
 //
 // Backward, with xhat = (x - mean) * rstd and g = dy * weight (as in batch_norm.h, but for g, which varies in a group):
 //   dweight = sum_{n, l} dy * xhat,   dbias = sum_{n, l} dy
@@ -15,12 +16,12 @@
 // Moments as in batch_norm.h: no square of a raw value is taken (but by RMS norm, which is made of them), and y comes
 // from x - mean.
 //
-// Traffic: forward reads x once from memory where D fits the second-level cache, and writes y; backward reads dy and x
-// once and writes dx. Some 10 operations per element: bound by memory.
+// Traffic: forward reads x and writes y, backward reads dy and x and writes dx, once each from memory where a group (in
+// channels-last images: a sample) fits the caches. Some 10 operations per element: bound by memory.
 // Plan. L = 1: the rows of a group stay in the first-level cache between sweeps. Backward takes 4 samples at a time,
-// so that the sums of columns, dweight and dbias, are loaded and stored once for 4; each block of samples has its own,
-// which are added up at the end. Planes: a thread has a group, and leaves the sums of its channels for the end.
-// Channels-last images: as batch_norm's rows, in each sample, whose blocks of rows give partial results of all channels.
+// so that the sums of columns, dweight and dbias, are loaded and stored once for 4; each block of samples has its
+// own, which are added up at the end. Planes: a thread has a group, and leaves the sums of its channels for the end.
+// Channels-last images: as batch_norm's rows, in each sample; blocks of rows give partial results of all channels.
 #pragma once
 
 #include "base/integer.h"
