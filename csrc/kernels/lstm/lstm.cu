@@ -9,11 +9,11 @@
 //   h    |  h W_hh^T  +  pre-activations of t   |       units, and its threads finish the cells whose sums they take
 //        +--------------------------------------+       from shared memory.
 //
-// With many sequences, and but for float32 in its own precision, the product is a launch of its own, and the cells are
-// another. Rows of the reserve are (t, b) in that order: 4 H columns of gates, which lie where the pre-activations were,
-// then H of c. h goes from one buffer to another and back, as all blocks of a step read all of it. A sequence takes part
-// in step t while t is below its length; otherwise its state stays and its y is 0, so neither direction needs an order of
-// sequences, and lengths are read by the device alone.
+// With many sequences, in float64, or where float32 may lose digits to be faster, the product is a launch of its own, and
+// the cells are another. Rows of the reserve are (t, b) in that order: 4 H columns of gates, which lie where the
+// pre-activations were, then H of c. h goes from one buffer to another and back, as all blocks of a step read all of it.
+// A sequence takes part in step t while t is below its length; otherwise its state stays and its y is 0, so neither
+// direction needs an order of sequences, and lengths are read by the device alone.
 //
 // Backward goes through the steps in the opposite order: cells leave da and h[t-1] as rows (t, b), 0 where the sequence
 // takes no part, and clear dh where it does; the product dh += da W_hh then carries dh to the step before in either case.
@@ -251,8 +251,8 @@ __global__ __launch_bounds__(cell_threads) void cell_kernel(Step<T> step) {
 }
 
 // w: (H, 4, H). `K`: H, or 0 where h is zeros.
-__global__ __launch_bounds__(StepTile::threads) void step_kernel(Step<float> step, const float* w,
-                                                                 int64_t K) {
+template <class T>
+__global__ __launch_bounds__(StepTile::threads) void step_kernel(Step<T> step, const float* w, int64_t K) {
   auto& shared = prim::shared_memory<SimtShared<float, StepTile>>();
   const int64_t H = step.units(), row = int64_t(blockIdx.y) * StepTile::M,
                 column = int64_t(blockIdx.x) * StepTile::N;
@@ -267,10 +267,13 @@ __global__ __launch_bounds__(StepTile::threads) void step_kernel(Step<float> ste
 // The step as one launch, if it is one.
 template <class T>
 bool launch_fused(const Step<T>& step, const Compute<T>* w, int64_t K) {
-  if constexpr (std::is_same_v<T, float>) {
-    const int64_t B = step.a.x.shape[1], H = step.a.w_hh.shape[1];
-    if (step.a.precision != Float32Precision::highest || B > most_fused) return false;
-    launch("lstm_step", step_kernel,
+  if constexpr (sizeof(Compute<T>) == sizeof(float)) {  // an epilogue gets 16 bytes: the sums of a unit
+    const int64_t B = step.sequences(), H = step.units();
+    const auto precision = step.a.precision;
+    const bool may_lose_digits = std::is_same_v<T, float> && (precision == Float32Precision::high ||
+                                                              precision == Float32Precision::medium);
+    if (may_lose_digits || B > most_fused) return false;
+    launch("lstm_step", step_kernel<T>,
            {.grid = {ceil_div(4 * H, StepTile::N), ceil_div(B, StepTile::M)},
             .block = {StepTile::threads},
             .shared = sizeof(SimtShared<float, StepTile>)},
