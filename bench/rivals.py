@@ -27,6 +27,11 @@ def is_differentiable(value: Any) -> bool:
     return isinstance(value, np.ndarray) and is_floating(value.dtype)
 
 
+def output_gradient(y: Any) -> np.ndarray:
+    """What is handed to a backward pass: random, as the gradient of a normalisation for equal numbers is only noise."""
+    return np.random.default_rng(0).standard_normal(tuple(y.shape), np.float32)
+
+
 class Lamina:
     """Calls `lamina.functional`."""
 
@@ -46,7 +51,7 @@ class Lamina:
         return lambda: function(*tensors, **attrs)
 
     def backward(self, inputs: list[Any]) -> Callable[[], Any]:
-        """Gradients of all floating inputs for an output gradient of ones, of a tape made beforehand."""
+        """Gradients of all floating inputs, of a tape made beforehand."""
         tensors = convert(inputs, self.tensor)
         wanted = range(len(inputs)) if self.gradients is None else self.gradients
         leaves = [tensors[i] for i in wanted if is_differentiable(inputs[i])]
@@ -54,7 +59,7 @@ class Lamina:
             for x in leaves:
                 tape.watch(x)
             y = as_sequence(self.function(*tensors, **self.attrs))[0]
-        dy = lamina.ones_like(y)
+        dy = lamina.functional.cast(self.tensor(output_gradient(y)), dtype=y.dtype)
         return lambda: tape.gradient(y, leaves, dy)
 
     @staticmethod
@@ -96,7 +101,7 @@ class Torch:
         wanted = range(len(inputs)) if self.gradients is None else self.gradients
         leaves = [tensors[i].requires_grad_() for i in wanted if is_differentiable(inputs[i])]
         y = as_sequence(self.function(*tensors))[0]
-        dy = torch.ones_like(y)
+        dy = torch.from_numpy(output_gradient(y)).to(y)
         return lambda: torch.autograd.grad(y, leaves, dy, retain_graph=True, allow_unused=True)
 
     @staticmethod
