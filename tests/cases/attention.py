@@ -78,9 +78,12 @@ SAMPLES = [
     ),
     Sample("several blocks", *qkv(130, 300, 8, leading=(2,))).no_gradient(),
     Sample("several parts", *qkv(400, 530, 8, 5, leading=(1,))).no_gradient(),
+    Sample("causal, 8 features", *qkv(70, 67, 8, leading=()), is_causal=True),
+    Sample("grouped, masked, 8 features", Arr(4, 35, 8), Arr(2, 70, 8), Arr(2, 70, 16), Arr(35, 70), enable_gqa=True),
     Sample("head of 64", *qkv(20, 24, 64, leading=(1, 2))).no_gradient(),
-    Sample("head of 80", *qkv(20, 24, 80, leading=(1, 2))).no_gradient(),
+    Sample("head of 80", *qkv(7, 5, 80, leading=())),
     Sample("head of 128", *qkv(20, 24, 128, leading=(1, 2))).no_gradient(),
+    Sample("head of 136", *qkv(7, 5, 136, 192, leading=())),
     Sample("head of 300", *qkv(9, 8, 300, 270, leading=(1, 2))).no_gradient(),
     Sample("causal", *qkv(9, 9, 4), is_causal=True),
     Sample("causal, more queries", *qkv(9, 5, 4), is_causal=True),
@@ -91,7 +94,7 @@ SAMPLES = [
     Sample("scale 0", *qkv(5, 7, 4), scale=0.0),
     Sample("negative scale", *qkv(5, 7, 4), scale=-0.3),
     Sample("boolean mask", *qkv(5, 7, 4), seen(5, 7)),
-    Sample("boolean mask of several blocks", *qkv(60, 140, 4, leading=(1, 2)), seen(60, 140)).no_gradient(),
+    Sample("boolean mask of several blocks", *qkv(70, 140, 8, leading=(1, 2)), seen(70, 140)).no_gradient(),
     Sample("mask of keys", *qkv(5, 7, 4), np.array([True, False] * 7).reshape(2, 1, 1, 7)),
     Sample("mask of heads", *qkv(5, 7, 4), Arr(3, 5, 7)),
     Sample("mask of a row", *qkv(5, 7, 4), Arr(7)),
@@ -122,7 +125,7 @@ SAMPLES = [
 ]
 DROPOUT = [
     Sample("dropout", *qkv(5, 7, 4), None, STATE.copy(), dropout_p=0.3),
-    Sample("dropout of several tiles", *qkv(50, 300, 4, leading=(2,)), None, STATE.copy(), dropout_p=0.5).no_gradient(),
+    Sample("dropout of several tiles", *qkv(70, 300, 8, leading=(2,)), None, STATE.copy(), dropout_p=0.5).no_gradient(),
     Sample(
         "dropout, masked, grouped",
         Arr(4, 5, 4),
@@ -134,6 +137,7 @@ DROPOUT = [
         is_causal=True,
         enable_gqa=True,
     ),
+    Sample("dropout, 8 features", *qkv(20, 40, 8, leading=(2,)), None, STATE.copy(), dropout_p=0.3),
     Sample("dropout of all", *qkv(5, 7, 4), None, STATE.copy(), dropout_p=1.0),
     Sample("no dropout", *qkv(5, 7, 4), None, STATE.copy()),
 ]

@@ -1,4 +1,5 @@
 // attention.h on devices.
+#include "kernels/attention/matrix_units.h"
 #include "kernels/attention/simt.cuh"
 
 namespace lamina::LAMINA_DEVICE {
@@ -23,6 +24,7 @@ __global__ __launch_bounds__(row_threads) void dot_kernel(AttentionBackwardArgs 
 }
 
 void forward(const AttentionArgs& a) {
+  if (suits_matrix_units(a)) return forward_mma(a);
   dispatch_device_float(a.y.dtype, [&](auto t) {
     using T = typename decltype(t)::type;
     dispatch_attention_tile<T>(columns_of(a.value), [&]<class Tile>(Type<Tile>) {
@@ -41,6 +43,7 @@ void backward(const AttentionBackwardArgs& b) {
     launch("attention_dot", dot_kernel<T>,
            {.grid = grid_of(ceil_div(N * L, row_threads / prim::warp_size)), .block = {row_threads}}, b,
            N * L);
+    if (suits_matrix_units(b)) return backward_mma(b);
     dispatch_attention_tile<T>(columns, [&]<class Tile>(Type<Tile>) {
       launch_attention<Tile>("attention_backward_key", key_backward_kernel<T, Tile>, heads_of(a.key),
                              rows_of(a.key), columns, b);

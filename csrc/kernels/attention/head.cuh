@@ -64,4 +64,11 @@ struct DeviceDropout {
   }
 };
 
+// keep / (1 - dropout_p) of one score.
+template <class T>
+LAMINA_PRIM Compute<T> keep_factor(const Head<T>& head, const DeviceDropout& dropout, int64_t i, int64_t j) {
+  const prim::Pack<uint32_t, 4> words = dropout.philox(head.counter(i, j));
+  return dropout.factor(words, int(j % dropout_elements_per_tile) / counters_per_tile);
+}
+
 }  // namespace lamina::LAMINA_DEVICE

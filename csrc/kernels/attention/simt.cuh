@@ -129,13 +129,6 @@ LAMINA_PRIM void store_sums(const View& y, int64_t head, int64_t row, int64_t co
         out[(first_row + u) * row_stride_of(y) + first_column + w] = prim::narrow<T>(factor[u] * sum[u][w]);
 }
 
-// keep / (1 - dropout_p) of one score.
-template <class T>
-LAMINA_PRIM Compute<T> keep_factor(const Head<T>& head, const DeviceDropout& dropout, int64_t i, int64_t j) {
-  const prim::Pack<uint32_t, 4> words = dropout.philox(head.counter(i, j));
-  return dropout.factor(words, int(j % dropout_elements_per_tile) / counters_per_tile);
-}
-
 template <class T, class Tile>
 __global__ __launch_bounds__(attention_threads) void forward_kernel(AttentionArgs a, int64_t tiles,
                                                                     int64_t slices) {
@@ -204,11 +197,11 @@ __global__ __launch_bounds__(attention_threads) void forward_kernel(AttentionArg
 
 // A patch of scores: weights are keep / (1 - dropout_p) * p, and ds as in attention.h.
 template <class T, class Tile>
-struct Patch {
+struct ScorePatch {
   typename Tile::S weights[Tile::R][Tile::R], ds[Tile::R][Tile::R];
 
-  LAMINA_PRIM Patch(const AttentionBackwardArgs& b, const Head<T>& head, typename Tile::Shared& shared,
-                    const T* query, const T* dy, const T* key, const T* value, int64_t i0, int64_t j0) {
+  LAMINA_PRIM ScorePatch(const AttentionBackwardArgs& b, const Head<T>& head, typename Tile::Shared& shared,
+                         const T* query, const T* dy, const T* key, const T* value, int64_t i0, int64_t j0) {
     using S = Compute<T>;
     const AttentionArgs& a = b.forward;
     multiply_rows<Tile>(shared, query, row_stride_of(a.query), head.L - i0, key, row_stride_of(a.key),
@@ -252,7 +245,7 @@ __global__ __launch_bounds__(attention_threads) void key_backward_kernel(Attenti
     for (int64_t i0 = a.is_causal ? j0 : 0; i0 < L; i0 += I) {
       const T* query = a.query.as<T>() + offset_of_head(a.query, n) + i0 * row_stride_of(a.query);
       const T* dy = b.dy.as<T>() + offset_of_head(b.dy, n) + i0 * row_stride_of(b.dy);
-      const Patch<T, Tile> patch(b, head, shared, query, dy, key, value, i0, j0);
+      const ScorePatch<T, Tile> patch(b, head, shared, query, dy, key, value, i0, j0);
       store_weights<false, Tile>(shared, patch.weights);
       multiply_weights<Tile>(shared, dy + column, row_stride_of(b.dy), L - i0, columns_of(a.value) - column,
                              dvalue);
@@ -309,8 +302,8 @@ __global__ __launch_bounds__(attention_threads) void query_backward_kernel(Atten
       continue;
     }
     const T* key_rows = key + j0 * row_stride_of(a.key);
-    const Patch<T, Tile> patch(b, head, shared, query, dy, key_rows, value + j0 * row_stride_of(a.value), i0,
-                               j0);
+    const ScorePatch<T, Tile> patch(b, head, shared, query, dy, key_rows, value + j0 * row_stride_of(a.value),
+                                    i0, j0);
     store_weights<true, Tile>(shared, patch.ds);
     multiply_weights<Tile>(shared, key_rows + column, row_stride_of(a.key), head.keys - j0,
                            columns_of(a.key) - column, dquery);
