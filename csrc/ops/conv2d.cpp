@@ -70,14 +70,17 @@ void submit(Stream& stream, Kernel kernel, Conv2dArgs args, const Array& bias, c
   stream.submit(kernel, args);
 }
 
-// y = conv(x) for any layout of x, which merged taps read as it is.
+// x as a pass reads it: merged taps take any layout, so that the image of a first layer is never converted.
+Array source_of(ConvPass pass, const Attrs& attrs, const Array& x, const View& weight, const View& y) {
+  const Conv2dPlan plan =
+      current_kernels<Conv2dKernels>().choose_algorithm(pass, arguments(attrs, x.view(), weight, y));
+  return plan.algorithm == ConvAlgorithm::merged_taps ? x : channels_last(x);
+}
+
+// y = conv(x).
 void run_forward(Stream& stream, const Attrs& attrs, const Array& x, const Array& weight, const Array& bias,
                  const Outputs& out) {
-  const Conv2dArgs args = arguments(attrs, x.view(), weight.view(), out[0].view());
-  const bool any_layout =
-      current_kernels<Conv2dKernels>().choose_algorithm(ConvPass::forward, args).algorithm ==
-      ConvAlgorithm::merged_taps;
-  const Array source = any_layout ? x : channels_last(x);
+  const Array source = source_of(ConvPass::forward, attrs, x, weight.view(), out[0].view());
   submit(stream, &Conv2dKernels::forward, arguments(attrs, source.view(), weight.view(), out[0].view()), bias,
          out);
 }
@@ -191,7 +194,8 @@ const Register conv2d_backward_weight_op{{
         },
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
-          const Array x = channels_last(in[0]), dy = channels_last(in[1]);
+          const Array dy = channels_last(in[1]);
+          const Array x = source_of(ConvPass::backward_weight, attrs, in[0], out[0].view(), dy.view());
           submit(stream, &Conv2dKernels::backward_weight,
                  arguments(attrs, x.view(), out[0].view(), dy.view()),
                  attrs.boolean("sums") ? out[1] : Array{}, out);

@@ -25,7 +25,8 @@
 //          for each panel, for each tile of pixels:  tile += rows under the chunk's taps x panel
 //
 //   merged_taps: few channels (stems). x is copied once into a zero-padded plane, where the S taps of a filter row read
-//   S C consecutive elements: R taps with K = S C. Reads x in any layout.
+//   S C consecutive elements: R taps with K = S C. On devices K = R S C, from patches of x in shared memory (stem.cuh).
+//   Reads x in any layout.
 //   depthwise: vectors over channels, all taps of 4 pixels in registers.
 //   dweight: K = pixels. x and dy of ~256 pixels are packed into panels once and serve all taps by shifting the start.
 //   dbias is summed from dy where dweight's kernel has it at hand, and costs no pass of its own.

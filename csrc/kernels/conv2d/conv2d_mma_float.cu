@@ -2,21 +2,11 @@
 #include "kernels/conv2d/mma.cuh"
 
 namespace lamina::LAMINA_DEVICE {
-namespace {
-
-template <class F>
-void with_planes(int planes, F f) {
-  if (planes == 3) return f(std::integral_constant<int, 3>{});
-  if (planes == 2) return f(std::integral_constant<int, 2>{});
-  f(std::integral_constant<int, 1>{});
-}
-
-}  // namespace
 
 template <>
 void sum_over_taps_by_mma<float>(const char* name, const Conv2dArgs& a, bool is_backward, int planes,
                                  bool is_large) {
-  with_planes(planes, [&](auto n) {
+  with_planes<float>(planes, [&](auto n, auto) {
     is_large ? launch_tap_sum_mma<float, bf16, n(), true>(name, a, is_backward)
              : launch_tap_sum_mma<float, bf16, n(), false>(name, a, is_backward);
   });
@@ -24,7 +14,7 @@ void sum_over_taps_by_mma<float>(const char* name, const Conv2dArgs& a, bool is_
 
 template <>
 void sum_over_pixels_by_mma<float>(const Conv2dArgs& a, int planes, bool is_large) {
-  with_planes(planes, [&](auto n) {
+  with_planes<float>(planes, [&](auto n, auto) {
     is_large ? launch_pixel_sum_mma<float, bf16, n(), true>(a)
              : launch_pixel_sum_mma<float, bf16, n(), false>(a);
   });

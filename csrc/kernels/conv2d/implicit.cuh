@@ -31,6 +31,12 @@ void sum_over_taps_by_mma(const char* name, const Conv2dArgs& a, bool is_backwar
 template <class T>
 void sum_over_pixels_by_mma(const Conv2dArgs& a, int planes, bool is_large);
 
+// Of few channels (stem.cuh), likewise; forward, as the other direction has few channels where it stores.
+template <class T>
+void stem_over_taps(const char* name, const Conv2dArgs& a, int planes);
+template <class T>
+void stem_over_pixels(const Conv2dArgs& a, int planes);
+
 // True iff the operand can be copied to shared memory in chunks of eight channels: channels of T at addresses of 16 bytes.
 template <class T>
 bool is_chunked_pixels(const View& v, int64_t groups) {

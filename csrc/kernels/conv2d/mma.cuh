@@ -168,8 +168,8 @@ struct ExactTaps {
       const int64_t tap = k / p.depth, c = k - tap * p.depth, r = tap / w.taps, s = tap - r * w.taps;
       const int64_t at_h = row.h + r * h.offset_step, at_w = row.w + s * w.offset_step;
       const bool is_inside = at_h >= 0 && at_h < h.source && at_w >= 0 && at_w < w.source;
-      const int64_t at =
-          ((image * h.source + at_h) * w.source + at_w) * source.shape[1] + tile.group * p.depth + c;
+      const int64_t at = image * source.strides[0] + (tile.group * p.depth + c) * source.strides[1] +
+                         at_h * source.strides[2] + at_w * source.strides[3];
       const int64_t o = filter + (p.is_backward ? c : column), channel = p.is_backward ? column : c;
       const float factor = weight.as<const float>()[o * weight.strides[0] + channel * weight.strides[1] +
                                                     (h.tap + r * h.tap_step) * weight.strides[2] +
@@ -261,11 +261,37 @@ struct PixelChunks {
   }
 };
 
+// A pixel of y; in no image: none.
+struct PixelPlace {
+  int64_t image, h, w;
+};
+
+// The pixels of a tile's range, for what has to be summed again.
+struct PixelRange {
+  const PixelSum& p;
+  const PixelTile& tile;
+
+  LAMINA_PRIM int64_t count() const { return tile.pixels; }
+  LAMINA_PRIM PixelPlace at(int64_t k) const {
+    const int64_t pixel = tile.first_pixel + k, image = p.image.quotient(pixel);
+    const int64_t rest = pixel - image * p.image.divisor, h = p.line.quotient(rest);
+    return {image, h, rest - h * p.line.divisor};
+  }
+};
+
+LAMINA_PRIM float dy_at(const PixelSum& p, const PixelTile& tile, const PixelPlace& at, int64_t filter) {
+  const View& y = p.a.y;
+  const int64_t pixel = (at.image * y.shape[2] + at.h) * y.shape[3] + at.w;
+  return y.as<const float>()[pixel * y.shape[1] + tile.group * p.filters + filter];
+}
+
 // As ExactTaps.
+template <class Range>
 struct ExactPixels {
   Epilogue<float> epilogue;
   const PixelSum& p;
   const PixelTile& tile;
+  Range range;
 
   template <int Run>
   LAMINA_PRIM void operator()(int64_t i, int64_t j, prim::Pack<float, Run> v) const {
@@ -276,19 +302,20 @@ struct ExactPixels {
   }
 
   LAMINA_PRIM float sum(int64_t filter, int64_t column) const {
-    const View &x = p.a.x, &y = p.a.y;
+    const View& x = p.a.x;
     const int64_t H = x.shape[2], W = x.shape[3], S = p.a.weight.shape[3], C = p.a.weight.shape[1];
     const int64_t tap = column / p.depth, c = column - tap * p.depth, r = tap / S, s = tap - r * S;
     float sum = 0;
 #pragma unroll 1
-    for (int64_t k = tile.first_pixel; c < C && k < tile.first_pixel + tile.pixels; ++k) {
-      const int64_t n = p.image.quotient(k), rest = k - n * p.image.divisor, row = p.line.quotient(rest);
-      const int64_t h = row * p.a.stride[0] + r * p.a.dilation[0] - p.a.padding[0];
-      const int64_t w = (rest - row * p.line.divisor) * p.a.stride[1] + s * p.a.dilation[1] - p.a.padding[1];
+    for (int64_t k = 0; c < C && k < range.count(); ++k) {
+      const PixelPlace pixel = range.at(k);
+      if (pixel.image < 0) continue;
+      const int64_t h = pixel.h * p.a.stride[0] + r * p.a.dilation[0] - p.a.padding[0];
+      const int64_t w = pixel.w * p.a.stride[1] + s * p.a.dilation[1] - p.a.padding[1];
       const bool is_inside = h >= 0 && h < H && w >= 0 && w < W;
-      const int64_t at = ((n * H + h) * W + w) * x.shape[1] + tile.group * C + c;
-      sum = prim::fma(y.as<const float>()[k * y.shape[1] + tile.group * p.filters + filter],
-                      is_inside ? x.as<const float>()[at] : 0.0f, sum);
+      const int64_t at = pixel.image * x.strides[0] + (tile.group * C + c) * x.strides[1] + h * x.strides[2] +
+                         w * x.strides[3];
+      sum = prim::fma(dy_at(p, tile, pixel, filter), is_inside ? x.as<const float>()[at] : 0.0f, sum);
     }
     return sum;
   }
@@ -326,9 +353,10 @@ struct SumsOfDy {
     sum[1] += of_slice[1];
   }
 
-  // Called by the whole block. Sums that planes made not finite are made again from dy itself, T.
-  template <class T>
-  LAMINA_PRIM void finish(Shared& shared, const PixelSum& p, const PixelTile& tile, float* partial) const {
+  // Called by the whole block. T: of dy, from which sums that planes made not finite are made again.
+  template <class T, class Range>
+  LAMINA_PRIM void finish(Shared& shared, const PixelSum& p, const PixelTile& tile, const Range& range,
+                          float* partial) const {
     const int line = prim::thread();
     for (int i = 0; i < 2; ++i) shared.at[line / pairs][line % pairs * 2 + i] = sum[i];
     prim::block_sync();  // the sums are there
@@ -336,10 +364,10 @@ struct SumsOfDy {
       float total = 0;
       for (int part = 0; part < parts; ++part) total += shared.at[part][line];
       if (dtype_of<T> == Dtype::float32 && !(prim::abs(total) <= FLT_MAX)) {
-        const int64_t O = p.a.y.shape[1];
-        const T* dy = p.a.y.as<const T>() + tile.first_pixel * O + tile.group * p.filters + tile.row + line;
         total = 0;
-        for (int64_t k = 0; k < tile.pixels; ++k) total += prim::widen(dy[k * O]);
+#pragma unroll 1
+        for (int64_t k = 0; k < range.count(); ++k)
+          if (const PixelPlace at = range.at(k); at.image >= 0) total += dy_at(p, tile, at, tile.row + line);
       }
       put_sum_of_dy(p, tile, line, total, partial);
     }
@@ -375,10 +403,12 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
   multiply<Tile>(shared.tiles, int(ceil_div(tile.pixels, Tile::K)), a, b, sums, [&](const auto& stage) {
     if (sums_dy) sums_of_dy.add(stage.a);
   });
-  if (sums_dy) sums_of_dy.template finish<T>(shared.sums, p, tile, partial);
+  const PixelRange range{p, tile};
+  if (sums_dy) sums_of_dy.template finish<T>(shared.sums, p, tile, range, partial);
   const Epilogue<T> epilogue = epilogue_of<T>(p, tile, partial);
   if constexpr (dtype_of<T> == Dtype::float32)
-    finish_fragments<T, Tile>(shared.tiles, sums, tile.row, tile.column, ExactPixels{epilogue, p, tile});
+    finish_fragments<T, Tile>(shared.tiles, sums, tile.row, tile.column,
+                              ExactPixels{epilogue, p, tile, range});
   else
     finish_fragments<T, Tile>(shared.tiles, sums, tile.row, tile.column, epilogue);
 }
@@ -463,6 +493,18 @@ class Chunked {
 };
 
 // --- launches ----------------------------------------------------------------------------------------------------
+
+// Calls f(number of planes, Type<Element>) as constants.
+template <class T, class F>
+void with_planes(int planes, F f) {
+  if constexpr (dtype_of<T> == Dtype::float32) {
+    if (planes == 3) return f(std::integral_constant<int, 3>{}, Type<bf16>{});
+    if (planes == 2) return f(std::integral_constant<int, 2>{}, Type<bf16>{});
+    f(std::integral_constant<int, 1>{}, Type<bf16>{});
+  } else {
+    f(std::integral_constant<int, 1>{}, Type<T>{});
+  }
+}
 
 // Two sets of sums, which planes need, leave registers for half as many per thread; three planes leave shared memory for
 // two stages.

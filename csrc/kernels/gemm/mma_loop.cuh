@@ -86,6 +86,41 @@ LAMINA_PRIM void load_fragment(uint32_t (&registers)[4], const char* tile, int l
   prim::load_matrices<4, !Operand::is_k_major>(registers, tile + offset);
 }
 
+// sums += A B of a fragment of A, 16 lines, and the fragments of B in pairs, over 16 elements of K.
+template <class Element, int Planes, int FragmentsN, int Pairs>
+LAMINA_PRIM void multiply_fragments(float (&sums)[FragmentsN][4], const uint32_t (&a)[Planes][4],
+                                    const uint32_t (&b)[Planes][Pairs][4]) {
+  static_assert(Pairs == (FragmentsN + 1) / 2);
+#pragma unroll
+  for (int order = Planes - 1; order >= 0; --order)
+#pragma unroll
+    for (int plane = 0; plane <= order; ++plane)
+#pragma unroll
+      for (int j = 0; j < FragmentsN; ++j) {
+        const uint32_t (&pair)[4] = b[order - plane][j / 2];
+        const uint32_t column_fragment[2] = {pair[j % 2 * 2], pair[j % 2 * 2 + 1]};
+        prim::mma<Element>(sums[j], a[plane], column_fragment);
+      }
+}
+
+// Of planes, the sums that the unit cuts go into rounded ones after so many slices.
+template <int K>
+inline constexpr int slices_per_sum = 64 / K;
+
+template <int FragmentsM, int FragmentsN>
+LAMINA_PRIM void add_recent(float (&sums)[FragmentsM][FragmentsN][4],
+                            float (&recent)[FragmentsM][FragmentsN][4]) {
+#pragma unroll
+  for (int i = 0; i < FragmentsM; ++i)
+#pragma unroll
+    for (int j = 0; j < FragmentsN; ++j)
+#pragma unroll
+      for (int r = 0; r < 4; ++r) {
+        sums[i][j][r] += recent[i][j][r];
+        recent[i][j][r] = 0;
+      }
+}
+
 // sums += A B over one slice.
 template <class Tile>
 LAMINA_PRIM void multiply_slice(const typename MmaShared<Tile>::Stage& stage,
@@ -107,16 +142,7 @@ LAMINA_PRIM void multiply_slice(const typename MmaShared<Tile>::Stage& stage,
 #pragma unroll
       for (int plane = 0; plane < planes; ++plane)
         load_fragment<typename Tile::A, true>(a[plane], stage.a[plane], row + i * 16, k);
-#pragma unroll
-      for (int order = planes - 1; order >= 0; --order)
-#pragma unroll
-        for (int plane = 0; plane <= order; ++plane)
-#pragma unroll
-          for (int j = 0; j < Tile::fragments_n; ++j) {
-            const uint32_t (&pair)[4] = b[order - plane][j / 2];
-            const uint32_t column_fragment[2] = {pair[j % 2 * 2], pair[j % 2 * 2 + 1]};
-            prim::mma<typename Tile::Element>(sums[i][j], a[plane], column_fragment);
-          }
+      multiply_fragments<typename Tile::Element>(sums[i], a, b);
     }
   }
 }
@@ -129,7 +155,7 @@ struct VisitNothing {
 template <class Tile, class Int, class LoadA, class LoadB, class Visit = VisitNothing>
 LAMINA_PRIM void multiply(MmaShared<Tile>& shared, Int slices, LoadA& a, LoadB& b,
                           float (&sums)[Tile::fragments_m][Tile::fragments_n][4], Visit visit = {}) {
-  constexpr int stages = Tile::stages, slices_per_sum = 64 / Tile::K;
+  constexpr int stages = Tile::stages;
   const auto load = [&](Int slice) {
     if (slice < slices) {
       auto& stage = shared.stages[slice % stages];
@@ -150,17 +176,8 @@ LAMINA_PRIM void multiply(MmaShared<Tile>& shared, Int slices, LoadA& a, LoadB& 
       multiply_slice<Tile>(stage, sums);
     } else {
       multiply_slice<Tile>(stage, recent);
-      if (slice % slices_per_sum == slices_per_sum - 1 || slice == slices - 1) {
-#pragma unroll
-        for (int i = 0; i < Tile::fragments_m; ++i)
-#pragma unroll
-          for (int j = 0; j < Tile::fragments_n; ++j)
-#pragma unroll
-            for (int r = 0; r < 4; ++r) {
-              sums[i][j][r] += recent[i][j][r];
-              recent[i][j][r] = 0;
-            }
-      }
+      if (slice % slices_per_sum<Tile::K> == slices_per_sum<Tile::K> - 1 || slice == slices - 1)
+        add_recent(sums, recent);
     }
   }
   prim::copy_wait<0>();
