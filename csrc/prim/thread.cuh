@@ -44,6 +44,19 @@ LAMINA_PRIM int warp() { return thread() / warp_size; }
 LAMINA_PRIM int threads() { return int(blockDim.x * blockDim.y * blockDim.z); }
 LAMINA_PRIM int warps() { return (threads() + warp_size - 1) / warp_size; }
 
+// x, of which the compiler then knows nothing: what is computed from it stays where it is written, and does not wait in
+// registers outside of a loop.
+template <class T>
+LAMINA_PRIM T opaque(T x) {
+#if !defined(LAMINA_SIM)
+  if constexpr (sizeof(T) == 8)
+    asm volatile("" : "+l"(x));
+  else
+    asm volatile("" : "+r"(x));
+#endif
+  return x;
+}
+
 // Number of the block in a grid with x and y.
 LAMINA_PRIM int64_t block() { return int64_t(blockIdx.y) * gridDim.x + blockIdx.x; }
 

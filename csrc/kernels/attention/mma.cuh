@@ -1,4 +1,5 @@
-// Attention on the matrix units, for 16-bit elements and up to 256 features in rows of whole 16 bytes.
+// Attention on the matrix units, for 16-bit elements and up to 128 features in rows of whole 16 bytes, without dropout: more
+// sums, or the numbers of Philox beside them, do not fit the registers.
 //
 // A block of 4 warps has 64 rows of its own in shared memory, of which each warp multiplies 16 with all rows of the other
 // operand that pass by. The scores of a warp are fragments of 16 x 8, and after exp they are, rounded, the first operand
@@ -9,7 +10,7 @@
 //   backward of query  own: query, dy      pass by: key, value     sums: dquery
 //
 // Copies by cp.async. Forward: values come while scores are computed, the next keys while values are multiplied.
-// Rows have D = 64, 128 or 256 features in shared memory, of which those that do not exist are zero.
+// Rows have D = 64 or 128 features in shared memory, of which those that do not exist are zero.
 #pragma once
 
 #include "base/launch.h"
@@ -56,7 +57,7 @@ LAMINA_PRIM void multiply_rows(const RowTile<own_rows, D>& own, const RowTile<Ro
   for (int j = 0; j < Rows / 8; ++j)
 #pragma unroll
     for (int c = 0; c < 4; ++c) scores[j][c] = 0;
-#pragma unroll
+#pragma unroll 1  // unrolled, the addresses of all exchanged chunks would stay in registers
   for (int k = 0; k < D; k += 16) {
     uint32_t a[4];
     load_fragment<AlongFeatures<own_rows, D>, true>(a, own.bytes, prim::warp() * 16, k);
@@ -70,10 +71,11 @@ LAMINA_PRIM void multiply_rows(const RowTile<own_rows, D>& own, const RowTile<Ro
   }
 }
 
-// sums += weights x, for the 8 F columns of x from `column` on.
-template <class T, int Rows, int D, int F>
-LAMINA_PRIM void multiply_weights(const Fragments<Rows>& weights, const RowTile<Rows, D>& x, int column,
-                                  float (&sums)[F][4]) {
+// sums += weights x.
+template <class T, int Rows, int D>
+LAMINA_PRIM void multiply_weights(const Fragments<Rows>& weights, const RowTile<Rows, D>& x,
+                                  Fragments<D>& sums) {
+  const int first = prim::opaque(0);  // likewise
 #pragma unroll
   for (int k = 0; k < Rows; k += 16) {
     const auto& left = weights[k / 8];
@@ -84,9 +86,9 @@ LAMINA_PRIM void multiply_weights(const Fragments<Rows>& weights, const RowTile<
     const uint32_t a[4] = {pair(left[0], left[1]), pair(left[2], left[3]), pair(right[0], right[1]),
                            pair(right[2], right[3])};
 #pragma unroll
-    for (int n = 0; n < 8 * F; n += 16) {
+    for (int n = 0; n < D; n += 16) {
       uint32_t b[4];
-      load_fragment<AlongRows<Rows, D>, false>(b, x.bytes, column + n, k);
+      load_fragment<AlongRows<Rows, D>, false>(b, x.bytes, first + n, k);
       prim::mma<T>(sums[n / 8], a, {b[0], b[1]});
       prim::mma<T>(sums[n / 8 + 1], a, {b[2], b[3]});
     }
@@ -99,31 +101,79 @@ LAMINA_PRIM int column_of(int j, int c) { return j * 8 + prim::lane() % 4 * 2 + 
 
 // factor[0] times row g and factor[1] times row g + 8 of the sums, to the rows and columns that exist.
 template <class T, int F>
-LAMINA_PRIM void store_sums(const View& y, int64_t head, int64_t row, int64_t column,
-                            const float (&factor)[2], const float (&sums)[F][4]) {
+LAMINA_PRIM void store_sums(const View& y, int64_t head, int64_t row, const float (&factor)[2],
+                            const float (&sums)[F][4]) {
   T* out = y.as<T>() + offset_of_head(y, head);
 #pragma unroll
   for (int j = 0; j < F; ++j)
 #pragma unroll
     for (int c = 0; c < 4; c += 2) {
-      const int64_t i = row + row_of(c), e = column + column_of(j, c);
+      const int64_t i = row + row_of(c), e = column_of(j, c);
       if (i < rows_of(y) && e < columns_of(y))
         prim::store_vector(out + i * row_stride_of(y) + e,
                            prim::narrow_pair<T>(factor[c / 2] * sums[j][c], factor[c / 2] * sums[j][c + 1]));
     }
 }
 
-constexpr int passing_keys = 64;
+// Scores without a pair, and those that the mask forbids, become -inf; an additive mask is added. Query and key of the
+// first element of the block are i and j; transposed, rows are keys and columns queries.
+template <class T, bool IsTransposed = false, int F>
+LAMINA_PRIM void mask_scores(const Head<T>& head, int64_t i, int64_t j, float (&scores)[F][4]) {
+  const AttentionArgs& a = head.a;
+  int begin[2], end[2];  // of the columns that have a pair, in rows g and g + 8
+#pragma unroll
+  for (int r = 0; r < 2; ++r) {
+    const int64_t row = (IsTransposed ? j : i) + row_of(2 * r), first = IsTransposed ? i : j;
+    const int64_t rows = IsTransposed ? head.keys : head.L, columns = IsTransposed ? head.L : head.keys;
+    const int64_t low = IsTransposed && a.is_causal ? row : 0;
+    const int64_t high = !IsTransposed && a.is_causal ? smaller(columns, row + 1) : columns;
+    begin[r] = int(larger(0, smaller(low - first, 8 * F)));
+    end[r] = row < rows ? int(larger(0, smaller(high - first, 8 * F))) : 0;
+  }
+  const auto apply = [&](auto masked) {
+#pragma unroll
+    for (int f = 0; f < F; ++f)
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        const int column = column_of(f, c);
+        const bool exists = column >= begin[c / 2] && column < end[c / 2];
+        scores[f][c] = exists ? masked(scores[f][c], row_of(c), column) : -INFINITY;
+      }
+  };
+  if (!head.mask) return apply([](float s, int, int) { return s; });
+  const int64_t i_stride = prim::opaque(row_stride_of(a.mask));
+  const int64_t j_stride = prim::opaque(a.mask.strides[a.mask.ndim - 1]);
+  const int64_t first = i * i_stride + j * j_stride;
+  const auto at = [&](int row, int column) {
+    return first + (IsTransposed ? column : row) * i_stride + (IsTransposed ? row : column) * j_stride;
+  };
+  if (a.mask.dtype == Dtype::boolean)
+    apply([&](float s, int row, int column) {
+      return reinterpret_cast<const bool*>(head.mask)[at(row, column)] ? s : -INFINITY;
+    });
+  else if (a.mask.dtype == dtype_of<T>)
+    apply([&](float s, int row, int column) {
+      return s + prim::widen(reinterpret_cast<const T*>(head.mask)[at(row, column)]);
+    });
+  else
+    apply([&](float s, int row, int column) {
+      return s + reinterpret_cast<const float*>(head.mask)[at(row, column)];
+    });
+}
+
+// Keys that pass by: the scores of 64 are 32 registers, beside the D / 2 of y.
+template <int D>
+constexpr int forward_rows = D < 128 ? 64 : 32;
 
 template <int D>
 struct ForwardShared {
   RowTile<own_rows, D> query;
-  RowTile<passing_keys, D> key, value;
+  RowTile<forward_rows<D>, D> key, value;
 };
 
 template <class T, int D>
 __global__ __launch_bounds__(mma_threads) void forward_mma_kernel(AttentionArgs a, int64_t tiles) {
-  constexpr int J = passing_keys;
+  constexpr int J = forward_rows<D>;
   auto& shared = prim::shared_memory<ForwardShared<D>>();
   const int64_t block = prim::block(), L = rows_of(a.query), i_tiles = ceil_div(L, own_rows);
   if (block >= tiles) return;
@@ -154,13 +204,11 @@ __global__ __launch_bounds__(mma_threads) void forward_mma_kernel(AttentionArgs 
     load_key(j0 + J);
 
     const bool is_plain = !a.mask && j0 + J <= (a.is_causal ? i0 + 1 : head.keys);
-    const float scale = float(a.scale);
 #pragma unroll
     for (int j = 0; j < J / 8; ++j)
 #pragma unroll
-      for (int c = 0; c < 4; ++c)
-        p[j][c] =
-            is_plain ? p[j][c] * scale : head.masked(p[j][c] * scale, i0 + row_of(c), j0 + column_of(j, c));
+      for (int c = 0; c < 4; ++c) p[j][c] *= float(a.scale);
+    if (!is_plain) mask_scores(head, i0, j0, p);
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       float top = max[r];
@@ -179,22 +227,9 @@ __global__ __launch_bounds__(mma_threads) void forward_mma_kernel(AttentionArgs 
 #pragma unroll
         for (int c = 2 * r; c < 2 * r + 2; ++c) y[j][c] *= factor;
     }
-    if (a.dropout_p > 0) {
-      const DeviceDropout dropout(a);
-#pragma unroll
-      for (int c = 0; c < 4; ++c)
-#pragma unroll
-        for (int j = 0; j < 2; ++j) {  // the words of a counter serve columns that are 16 apart
-          const int64_t first = j0 + column_of(j, c);
-          const auto words = dropout.philox(head.counter(i0 + row_of(c), first));
-#pragma unroll
-          for (int e = 0; e < J / 16; ++e)
-            p[j + 2 * e][c] *= float(dropout.factor(words, int(j0 % dropout_elements_per_tile) / 16 + e));
-        }
-    }
     prim::copy_wait<1>();
     prim::block_sync();  // the values are there
-    multiply_weights<T>(p, shared.value, 0, y);
+    multiply_weights<T>(p, shared.value, y);
     prim::block_sync();  // and were read
   }
 
@@ -208,19 +243,17 @@ __global__ __launch_bounds__(mma_threads) void forward_mma_kernel(AttentionArgs 
       a.logsumexp.as<float>()[n * L + i] = shift_of(max[r]) + prim::log(sum[r]);
   }
   prim::copy_wait<0>();
-  store_sums<T>(a.y, n, i0, 0, factor, y);
+  store_sums<T>(a.y, n, i0, factor, y);
 }
 
-// Columns of sums that a block takes: dkey and dvalue of 128 are half of the registers. More are for other blocks.
-template <int D>
-constexpr int backward_columns = D < 128 ? D : 128;
-template <int D>
-constexpr int backward_rows = D < 128 ? 64 : 32;  // that pass by
+// Rows that pass by: 128 features of dkey and dvalue are 128 registers, beside which scores and ds have 16.
+template <int D, bool IsOfKeys>
+constexpr int backward_rows = IsOfKeys && D == 128 ? 16 : 32;
 
-template <int D>
+template <int D, bool IsOfKeys>
 struct BackwardShared {
   RowTile<own_rows, D> own[2];
-  RowTile<backward_rows<D>, D> other[2];
+  RowTile<backward_rows<D, IsOfKeys>, D> other[2];
 };
 
 // Rows of a head: query and dy, or key and value.
@@ -245,23 +278,22 @@ struct RowPair {
 // sums[0]: dkey or dquery; sums[1]: dvalue.
 template <class T, int D, bool IsOfKeys>
 __global__ __launch_bounds__(mma_threads) void backward_mma_kernel(AttentionBackwardArgs b, int64_t tiles) {
-  constexpr int P = backward_rows<D>, C = backward_columns<D>, slices = D / C;
+  constexpr int P = backward_rows<D, IsOfKeys>;
   const AttentionArgs& a = b.forward;
-  auto& shared = prim::shared_memory<BackwardShared<D>>();
+  auto& shared = prim::shared_memory<BackwardShared<D, IsOfKeys>>();
   const int64_t L = rows_of(a.query), keys = rows_of(a.key);
   const int64_t block = prim::block(), own_tiles = ceil_div(IsOfKeys ? keys : L, own_rows);
   if (block >= tiles) return;
-  const int column = int(block % slices) * C;
-  const int64_t own = block / slices % own_tiles * own_rows, own_head = block / slices / own_tiles;
+  const int64_t own = block % own_tiles * own_rows, own_head = block / own_tiles;
   const int64_t first_head = IsOfKeys ? own_head * a.group : own_head,
                 m = IsOfKeys ? own_head : own_head / a.group;
-  const bool writes_dmask = !IsOfKeys && b.dmask && column == 0;
+  const bool writes_dmask = !IsOfKeys && b.dmask;
   if constexpr (IsOfKeys)
     RowPair<T>(a.key, a.value, m).load(shared.own, own);
   else
     RowPair<T>(a.query, b.dy, own_head).load(shared.own, own);
 
-  float sums[IsOfKeys ? 2 : 1][C / 8][4] = {};
+  float sums[IsOfKeys ? 2 : 1][D / 8][4] = {};
   for (int64_t n = first_head; n < first_head + (IsOfKeys ? a.group : 1); ++n) {
     const Head<T> head(a, n);
     const RowPair<T> other = IsOfKeys ? RowPair<T>(a.query, b.dy, n) : RowPair<T>(a.key, a.value, m);
@@ -277,34 +309,45 @@ __global__ __launch_bounds__(mma_threads) void backward_mma_kernel(AttentionBack
       Fragments<P> weights, ds;
       multiply_rows<T>(shared.own[0], shared.other[0], weights);
       multiply_rows<T>(shared.own[1], shared.other[1], ds);
+      const int64_t i0 = IsOfKeys ? row : own, j0 = IsOfKeys ? own : row;
+#pragma unroll
+      for (int f = 0; f < P / 8; ++f)
+#pragma unroll
+        for (int c = 0; c < 4; ++c) weights[f][c] *= float(a.scale);
+      mask_scores<T, IsOfKeys>(head, i0, j0, weights);
 #pragma unroll
       for (int f = 0; f < P / 8; ++f)
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
-          const int64_t mine = own + row_of(c), theirs = row + column_of(f, c);
-          const int64_t i = IsOfKeys ? theirs : mine, j = IsOfKeys ? mine : theirs;
+          const int64_t i = i0 + (IsOfKeys ? column_of(f, c) : row_of(c));
           const float shift = i < L ? shift_of(logsumexp[i]) : 0, dot = i < L ? dots[i] : 0;
-          const float p = prim::exp(head.masked(weights[f][c] * float(a.scale), i, j) - shift);
-          const float r = a.dropout_p > 0 ? keep_factor(head, DeviceDropout(a), i, j) : 1;
-          weights[f][c] = r * p;
-          ds[f][c] = p * (r * ds[f][c] - dot);
-          if (writes_dmask && i < L && j < keys) {
-            const int64_t at = offset_of_head(b.dmask, n) + i * row_stride_of(b.dmask) + j;
+          const float p = prim::exp(weights[f][c] - shift);
+          weights[f][c] = p;
+          ds[f][c] = p * (ds[f][c] - dot);
+        }
+      if (writes_dmask) {
+        const int64_t first = offset_of_head(b.dmask, n) + i0 * row_stride_of(b.dmask) + j0;
+#pragma unroll
+        for (int f = 0; f < P / 8; ++f)
+#pragma unroll
+          for (int c = 0; c < 4; ++c) {
+            if (i0 + row_of(c) >= L || j0 + column_of(f, c) >= keys) continue;
+            const int64_t at = first + row_of(c) * row_stride_of(b.dmask) + column_of(f, c);
             if (b.dmask.dtype == dtype_of<T>)
               b.dmask.as<T>()[at] = prim::narrow<T>(ds[f][c]);
             else
               b.dmask.as<float>()[at] = ds[f][c];
           }
-        }
-      multiply_weights<T>(ds, shared.other[0], column, sums[0]);
-      if constexpr (IsOfKeys) multiply_weights<T>(weights, shared.other[1], column, sums[1]);
+      }
+      multiply_weights<T>(ds, shared.other[0], sums[0]);
+      if constexpr (IsOfKeys) multiply_weights<T>(weights, shared.other[1], sums[1]);
       prim::block_sync();  // all rows were read
     }
   }
   prim::copy_wait<0>();
   const float scale[2] = {float(a.scale), float(a.scale)}, one[2] = {1, 1};
-  store_sums<T>(IsOfKeys ? b.dkey : b.dquery, own_head, own, column, scale, sums[0]);
-  if constexpr (IsOfKeys) store_sums<T>(b.dvalue, own_head, own, column, one, sums[1]);
+  store_sums<T>(IsOfKeys ? b.dkey : b.dquery, own_head, own, scale, sums[0]);
+  if constexpr (IsOfKeys) store_sums<T>(b.dvalue, own_head, own, one, sums[1]);
 }
 
 }  // namespace lamina::LAMINA_DEVICE
