@@ -130,8 +130,8 @@ LAMINA_PRIM void store_sums(const View& y, int64_t head, int64_t row, int64_t co
 }
 
 template <class T, class Tile>
-__global__ __launch_bounds__(attention_threads) void forward_kernel(AttentionArgs a, int64_t tiles,
-                                                                    int64_t slices) {
+__global__ __launch_bounds__(attention_threads, 1) void forward_kernel(AttentionArgs a, int64_t tiles,
+                                                                       int64_t slices) {
   using S = Compute<T>;
   constexpr int R = Tile::R, W = Tile::W, I = Tile::I, J = Tile::J;
   auto& shared = prim::shared_memory<typename Tile::Shared>();
@@ -227,8 +227,8 @@ struct ScorePatch {
 };
 
 template <class T, class Tile>
-__global__ __launch_bounds__(attention_threads) void key_backward_kernel(AttentionBackwardArgs b,
-                                                                         int64_t tiles, int64_t slices) {
+__global__ __launch_bounds__(attention_threads, 1) void key_backward_kernel(AttentionBackwardArgs b,
+                                                                            int64_t tiles, int64_t slices) {
   using S = Compute<T>;
   constexpr int R = Tile::R, I = Tile::I, J = Tile::J;
   const AttentionArgs& a = b.forward;
@@ -276,8 +276,8 @@ LAMINA_PRIM void store_dmask(const View& dmask, int64_t n, int64_t i0, int64_t j
 }
 
 template <class T, class Tile>
-__global__ __launch_bounds__(attention_threads) void query_backward_kernel(AttentionBackwardArgs b,
-                                                                           int64_t tiles, int64_t slices) {
+__global__ __launch_bounds__(attention_threads, 1) void query_backward_kernel(AttentionBackwardArgs b,
+                                                                              int64_t tiles, int64_t slices) {
   using S = Compute<T>;
   constexpr int R = Tile::R, I = Tile::I, J = Tile::J;
   const AttentionArgs& a = b.forward;
