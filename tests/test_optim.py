@@ -6,11 +6,18 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import harness
 import lamina
 from lamina import nn, optim
 
 SHAPES = [(3,), (1,), (17, 5), (0,), (20011,), (2, 3, 4, 5)]
 STEPS = 10
+
+
+@pytest.fixture(autouse=True)
+def on_the_device_of_the_run():
+    with lamina.device(harness.device):
+        yield
 
 
 def parameters(rng, dtypes=("float32", "float64")):
@@ -195,6 +202,36 @@ def test_recorded_steps_are_eager_steps(name):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("wrap", [lambda step: step, lamina.record], ids=["eager", "recorded"])
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_many_tensors_count_their_own_steps(name, wrap, rng):
+    """On devices: more tensors in a piece than a block has threads; tensors of several pieces, and of no elements."""
+    options = {
+        "SGD": dict(lr=0.1, momentum=0.9, dampening=0.5, weight_decay=0, nesterov=False, maximize=False),
+        "Adam": dict(lr=0.1, betas=(0.9, 0.999), eps=1e-8, weight_decay=0, amsgrad=False, maximize=False),
+    }[name]
+    sizes = [0, *rng.integers(1, 12, 600), 9000, 0, 270_000, 0]
+    params = [nn.Parameter(lamina.tensor(rng.standard_normal(n))) for n in sizes]
+    want, grads = values(params), set_gradients(params, rng)
+    late = range(0, len(sizes), 3)  # one step fewer
+    groups = [[k for k in range(len(sizes)) if k not in late], late]
+    references = [NumpySGD(**options) if name == "SGD" else NumpyAdam(**options, decoupled=False) for _ in groups]
+    optimizer = getattr(optim, name)(params, **options)
+    step = wrap(optimizer.step)
+    for k in late:
+        params[k].grad = None
+    for i in range(6):
+        (step if i else optimizer.step)()
+        for group, reference in zip(groups, references, strict=True):
+            if i or group is not late:
+                reference.step([want[k] for k in group], [grads[k] for k in group])
+        if i == 0:
+            for k in late:
+                params[k].grad = lamina.tensor(grads[k])
+    assert_close(values(params), want, 100)
+    assert [int(optimizer.state[k]["step"].item()) for k in range(4)] == [5, 6, 6, 5]
+
+
 def test_scale_multiplies_gradients(rng):
     params = parameters(rng)
     others = [nn.Parameter(lamina.tensor(v)) for v in values(params)]
@@ -227,7 +264,7 @@ def test_gradients_in_another_memory_order(rng):
     value = rng.standard_normal((4, 3))
     p, q = nn.Parameter(lamina.tensor(value)), nn.Parameter(lamina.tensor(value))
     grad = rng.standard_normal((3, 4))
-    p.grad = lamina.from_numpy(grad.T)
+    p.grad = lamina.from_numpy(grad.T).to(harness.device)
     q.grad = lamina.tensor(grad.T)
     optim.Adam([p], lr=0.1).step()
     optim.Adam([q], lr=0.1).step()
@@ -236,7 +273,7 @@ def test_gradients_in_another_memory_order(rng):
 
 def test_parameters_in_another_memory_order(rng):
     value, grad = rng.standard_normal((3, 4)), rng.standard_normal((3, 4))
-    p = nn.Parameter(lamina.from_numpy(np.asfortranarray(value)))
+    p = nn.Parameter(lamina.from_numpy(np.asfortranarray(value)).to(harness.device))
     q = nn.Parameter(lamina.tensor(value))
     p.grad, q.grad = lamina.tensor(grad), lamina.tensor(grad)
     for parameter in (p, q):
@@ -435,6 +472,6 @@ def test_a_bad_step_is_refused_and_writes_nothing(arguments, error, text):
 
 def test_a_parameter_with_gaps_is_refused():
     p = nn.Parameter(lamina.from_numpy(np.ones((4, 4))[:, ::2]))
-    p.grad = lamina.tensor(np.ones((4, 2)))
-    with pytest.raises(ValueError, match=r"sgd_: params\[0\] \(4, 2\) has gaps in memory"):
+    p.grad = lamina.tensor(np.ones((4, 2)), device="cpu")
+    with lamina.device("cpu"), pytest.raises(ValueError, match=r"sgd_: params\[0\] \(4, 2\) has gaps in memory"):
         optim.SGD([p]).step()

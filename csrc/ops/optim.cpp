@@ -81,7 +81,7 @@ void check_groups(const Inputs& in, const Groups& g, std::string_view op) {
   }
 }
 
-// The table of a call in device memory, with copies of the gradients that do not lie as their params do.
+// The table of a call in device memory, a counter of blocks behind its rows, with copies of the gradients that do not lie as their params do.
 struct Table {
   std::vector<OptimTensor> rows;
   SmallVector<Array, 4> copies;
@@ -90,7 +90,7 @@ struct Table {
 
 Table make_table(Stream& stream, const Groups& g) {
   Table table;
-  table.rows.resize(g.n);
+  table.rows.resize(g.n + 1);  // the last one is 0 and no tensor: the counter
   int64_t elements = 0;
   for (size_t i = 0; i < g.n; ++i) {
     const Array& param = g.at(params, i);
@@ -107,14 +107,17 @@ Table make_table(Stream& stream, const Groups& g) {
       if (g.kinds[k].place == &OptimTensor::step) row.step_dtype = x.dtype();
     }
   }
-  const void* rows = stream.upload(table.rows.data(), int64_t(g.n * sizeof(OptimTensor)));
-  table.in_device_memory = {static_cast<const OptimTensor*>(rows), int64_t(g.n), elements};
+  const void* rows = stream.upload(table.rows.data(), int64_t(table.rows.size() * sizeof(OptimTensor)));
+  auto* tensors = static_cast<OptimTensor*>(const_cast<void*>(rows));
+  table.in_device_memory = {tensors, int64_t(g.n), elements, reinterpret_cast<uint32_t*>(tensors + g.n)};
   return table;
 }
 
 View view_or_none(const Array& x) { return x ? x.view() : View{}; }
 
-int64_t coefficient_bytes(const Groups& g) { return int64_t(2 * sizeof(double) * g.n); }
+int64_t coefficient_bytes(const Inputs& in, const Groups& g) {
+  return in[0].device().is_cpu() ? int64_t(2 * sizeof(double) * g.n) : 0;
+}
 
 const Register adam_op{{
     .schema =
@@ -131,7 +134,7 @@ const Register adam_op{{
           check_at_least_zero(attrs.real("weight_decay"), "adam_", "weight_decay");
           const Groups g = adam_groups_of(in, attrs);
           check_groups(in, g, "adam_");
-          out.workspace = coefficient_bytes(g);
+          out.workspace = coefficient_bytes(in, g);
         },
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
@@ -164,7 +167,7 @@ const Register sgd_op{{
                 "; expected a momentum and no dampening");
           const Groups g = sgd_groups_of(in, attrs);
           check_groups(in, g, "sgd_");
-          out.workspace = coefficient_bytes(g);
+          out.workspace = coefficient_bytes(in, g);
         },
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
@@ -214,16 +217,16 @@ void run_norm(Stream& stream, const Inputs& in, const Attrs& attrs, const Output
     elements += rows[i].n;
   }
   const void* table = stream.upload(rows.data(), int64_t(rows.size() * sizeof(OptimTensor)));
-  stream.submit(&OptimKernels::grad_norm,
-                GradNormArgs{.table = {static_cast<const OptimTensor*>(table), int64_t(in.size()), elements},
-                             .order = order == 1   ? NormOrder::one
-                                      : order == 2 ? NormOrder::two
-                                                   : NormOrder::infinity,
-                             .max_norm = attrs.real("max_norm"),
-                             .clip_in_place = clip_in_place,
-                             .partial = static_cast<double*>(out.workspace),
-                             .norm = out[0].view(),
-                             .clip = out[1].view()});
+  stream.submit(&OptimKernels::grad_norm, GradNormArgs{.table = {static_cast<const OptimTensor*>(table),
+                                                                 int64_t(in.size()), elements, nullptr},
+                                                       .order = order == 1   ? NormOrder::one
+                                                                : order == 2 ? NormOrder::two
+                                                                             : NormOrder::infinity,
+                                                       .max_norm = attrs.real("max_norm"),
+                                                       .clip_in_place = clip_in_place,
+                                                       .partial = static_cast<double*>(out.workspace),
+                                                       .norm = out[0].view(),
+                                                       .clip = out[1].view()});
   for (size_t i = 0; i < in.size() && clip_in_place; ++i)
     if (dense[i].storage().get() != in[i].storage().get())
       stream.submit(&LayoutKernels::copy, CopyArgs{.src = dense[i].view(), .dst = in[i].view()});

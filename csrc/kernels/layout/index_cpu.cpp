@@ -95,7 +95,8 @@ template <class T>
 void select_backward_typed(const SelectBackwardArgs& a) {
   const int64_t O = a.dx.shape[0], N = a.dx.shape[1], I = a.dx.shape[2], M = a.dy.shape[1];
   if (a.dx.size() == 0) return;
-  // Counting sort: the j of row n are list[start[n]] … list[start[n + 1] - 1], in ascending order; a skipped n has none.
+  // Counting sort: the j of row n are list[start[n]] … list[start[n + 1] - 1], in ascending order; a skipped n has
+  // none.
   int64_t* start = static_cast<int64_t*>(a.workspace);
   int64_t* list = start + N + 1;
   __builtin_memset(start, 0, size_t(N + 1) * sizeof(int64_t));

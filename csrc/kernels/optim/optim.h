@@ -41,21 +41,30 @@ struct OptimTensor {
   Dtype step_dtype;
 };
 
-// Counts a step. A float32 stays at 2^24, where the powers of b1 and b2 have long been 0.
-LAMINA_HD inline int64_t next_step(const OptimTensor& t) {
-  return t.step_dtype == Dtype::int64 ? ++*static_cast<int64_t*>(t.step)
-                                      : int64_t(++*static_cast<float*>(t.step));
+// The number of the step that is taken, from 1. A float32 stays at 2^24, where the powers of b1 and b2 have long
+// been 0.
+LAMINA_HD inline int64_t step_of(const OptimTensor& t) {
+  return t.step_dtype == Dtype::int64 ? *static_cast<int64_t*>(t.step) + 1
+                                      : int64_t(*static_cast<float*>(t.step) + 1);
+}
+LAMINA_HD inline void count_step(const OptimTensor& t) {
+  if (t.step_dtype == Dtype::int64)
+    ++*static_cast<int64_t*>(t.step);
+  else
+    ++*static_cast<float*>(t.step);
 }
 
 struct OptimTable {
   const OptimTensor* tensors;  // device memory
   int64_t count, elements;
+  uint32_t*
+      arrived;  // of the blocks of a launch, on devices: 0 before and after; it lives as long as the table
 };
 
 struct AdamArgs {
   OptimTable table;
   View lr, scale;        // 0-d, float32 or float64; scale may be absent
-  double* coefficients;  // workspace: lr / (1 - b1^t) and 1 / sqrt(1 - b2^t) of every tensor
+  double* coefficients;  // workspace, on the CPU: lr / (1 - b1^t) and 1 / sqrt(1 - b2^t) of every tensor
   double beta1, beta2, eps, weight_decay;
   bool is_decoupled, has_amsgrad, maximize;
 };
@@ -63,7 +72,7 @@ struct AdamArgs {
 struct SgdArgs {
   OptimTable table;
   View lr, scale;
-  double* coefficients;  // workspace: what multiplies buf and g in the new buf of every tensor
+  double* coefficients;  // workspace, on the CPU: what multiplies buf and g in the new buf of every tensor
   double momentum, dampening, weight_decay;
   bool is_nesterov, maximize;
 };

@@ -61,7 +61,8 @@ LAMINA_INLINE void begin_step(const OptimTable& table, double* coefficients, con
   int64_t known = -1;
   double pair[2] = {};
   for (int64_t i = 0; i < table.count; ++i) {
-    const int64_t step = next_step(table.tensors[i]);
+    const int64_t step = step_of(table.tensors[i]);
+    count_step(table.tensors[i]);
     if (step != known) compute(known = step, pair);
     coefficients[2 * i] = pair[0];
     coefficients[2 * i + 1] = pair[1];
