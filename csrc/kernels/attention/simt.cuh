@@ -86,16 +86,21 @@ LAMINA_PRIM void multiply_rows(typename Tile::Shared& shared, const T* x, int64_
   }
 }
 
-// sum += weights^T x, for `depth` rows of x.
+// sum += weights^T x, for `depth` rows of x, which are summed by themselves first: many terms would round more.
 template <class Tile, class T>
 LAMINA_PRIM void multiply_weights(typename Tile::Shared& shared, const T* x, int64_t x_stride, int64_t depth,
                                   int64_t columns, typename Tile::S (&sum)[Tile::R][Tile::W]) {
+  typename Tile::S own[Tile::R][Tile::W] = {};
   for (int k = 0; k < smaller(depth, Tile::J); k += slice_depth) {
     prim::block_sync();  // who still reads the slice before; and weights are complete
     load_rows(shared.b, x + k * x_stride, x_stride, depth - k, columns, Tile::C);
     prim::block_sync();
-    multiply_slices(sum, shared.weights + k, shared.b);
+    multiply_slices(own, shared.weights + k, shared.b);
   }
+#pragma unroll
+  for (int u = 0; u < Tile::R; ++u)
+#pragma unroll
+    for (int w = 0; w < Tile::W; ++w) sum[u][w] += own[u][w];
 }
 
 // weights[k][line]: k counts rows of the patch or, transposed, its columns.
