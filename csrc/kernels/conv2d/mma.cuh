@@ -381,6 +381,7 @@ struct PixelSumMmaShared {
     MmaShared<Tile> tiles;
     typename SumsOfDy<Tile>::Shared sums;  // after the last slice
   };
+  PixelTile tile;  // here, what only the epilogue needs takes no registers while the sums are made
 };
 
 template <class T, class Tile>
@@ -390,7 +391,9 @@ __global__ void __launch_bounds__(Tile::threads, Tile::blocks)
   auto& shared = prim::shared_memory<PixelSumMmaShared<Tile>>();
   const int64_t block = prim::block();
   if (block >= p.blocks()) return;
-  const PixelTile tile = tile_at(p, block);
+  if (prim::thread() == 0) shared.tile = tile_at(p, block);
+  prim::block_sync();  // the tile is there
+  const PixelTile& tile = shared.tile;
   const int64_t group_filters = y.chunks.divisor * 8;
   const Element* first = static_cast<const Element*>(y.data) + tile.first_pixel * y.pixel +
                          tile.group * group_filters + tile.row;
