@@ -81,7 +81,8 @@ void check_groups(const Inputs& in, const Groups& g, std::string_view op) {
   }
 }
 
-// The table of a call in device memory, a counter of blocks behind its rows, with copies of the gradients that do not lie as their params do.
+// The table of a call in device memory, a counter of blocks behind its rows, with copies of the gradients that do not
+// lie as their params do.
 struct Table {
   std::vector<OptimTensor> rows;
   SmallVector<Array, 4> copies;

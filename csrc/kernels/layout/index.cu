@@ -3,11 +3,12 @@
 // Forward: a thread takes a unit of y (select: 16 bytes of a row where rows allow it) and reads x where the index says.
 //
 // The derivatives are one kernel. Each element of the index is an entry (place in dx, its own number); for `select` the
-// places are rows of dx, for `gather` elements. A sort (sort.cuh) brings the entries of one place together, in
-// their order. The first of them then adds up all of its place's dy in float32 (float64), 16 bytes of a row a thread, and
-// writes the sum; what no entry names was zeroed before. Entries of a row that is skipped are given a place past the end,
-// which has no sum. Every element of dx is written by one thread, so nothing depends on the order of threads. Traffic: dx, dy, and some log2(n) passes over 16 bytes an entry, n entries; bound by the latency of the sort
-// where n is small, by the longest sum where one place has most of the entries.
+// places are rows of dx, for `gather` elements. A sort (sort.cuh) brings the entries of one place together, in their
+// order. The first of them then adds up all of its place's dy in float32 (float64), 16 bytes of a row a thread, and writes
+// the sum; what no entry names was zeroed before. Entries of a row that is skipped are given a place past the end, which
+// has no sum. Every element of dx is written by one thread, so nothing depends on the order of threads. Traffic: dx, dy,
+// and some log2(n) passes over 16 bytes an entry, n entries; bound by the latency of the sort where n is small, by the
+// longest sum where one place has most of the entries.
 #include "kernels/layout/index.h"
 
 #include "kernels/layout/layout.h"

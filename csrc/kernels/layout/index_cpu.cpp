@@ -22,8 +22,7 @@ LAMINA_INLINE void with_index(const View& index, const F& f) {
 
 LAMINA_INLINE int64_t clamp(int64_t i, int64_t n) { return i < 0 ? 0 : i < n ? i : n - 1; }
 
-// --- select
-// ------------------------------------------------------------------------------------------------------
+// --- select -----------------------------------------------------------------------------------------------------
 
 // The first lines of a row that lies anywhere: the processor's own prefetch finds the others.
 LAMINA_INLINE void prefetch(const char* row, int64_t bytes) {
@@ -134,8 +133,7 @@ void select_backward(const SelectBackwardArgs& a) {
   dispatch_float(a.dx.dtype, [&](auto t) { select_backward_typed<typename decltype(t)::type>(a); });
 }
 
-// --- gather
-// ------------------------------------------------------------------------------------------------------
+// --- gather -----------------------------------------------------------------------------------------------------
 
 // Runs body(at, offset) for the rows (last axis) of `index` whose number lies in [begin, end): `at` is the
 // row's first element in `index`, `offset` the place of that row in x with coordinate 0 along `axis`.
@@ -214,8 +212,7 @@ void gather_backward(const GatherBackwardArgs& a) {
   dispatch_float(a.dx.dtype, [&](auto t) { gather_backward_typed<typename decltype(t)::type>(a); });
 }
 
-// --- one_hot
-// -----------------------------------------------------------------------------------------------------
+// --- one_hot ----------------------------------------------------------------------------------------------------
 
 void one_hot(const OneHotArgs& a) {
   const int64_t M = a.y.shape[0], N = a.y.shape[1];
