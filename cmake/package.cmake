@@ -8,7 +8,7 @@ if(SKBUILD)
 endif()
 
 set(public_headers kernels/loss/reduction.h)
-foreach(name IN ITEMS activation device dtype export isa kernel_table parallel precision view)
+foreach(name IN ITEMS activation device dtype export integer isa kernel_table parallel precision view)
   list(APPEND public_headers base/${name}.h)
 endforeach()
 file(GLOB kernel_headers RELATIVE ${CMAKE_SOURCE_DIR}/csrc CONFIGURE_DEPENDS csrc/kernels/*/*.h)
