@@ -35,7 +35,20 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "gpu"
 LIMIT = 460  # seconds a stage may take
-DEVICE_TESTS = [f"tests/test_{name}.py" for name in ("values", "gradients", "replay", "errors", "devices")]
+DEVICE_TESTS = [
+    f"tests/test_{name}.py"
+    for name in (
+        "values",
+        "gradients",
+        "replay",
+        "errors",
+        "devices",
+        "optim",
+        "conv_bias",
+        "conv_stem",
+        "matrix_units",
+    )
+]
 # What is built here runs from here.
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{BUILD / 'python'}:{ROOT}"}
 

@@ -88,12 +88,13 @@ ConvTile choose_tile(const ConvProblem& p) {
   const double core_large = p.dtype == Dtype::float32 ? 0.8 * core : 0;
   // Eight loads from shared memory for each fragment of a stem leave the matrix units idle more than half of the time.
   const double stem = 0.4 * matrix * p.in_rectangles;
+  ConvTile stem_tile = {ConvCore::stem, false, stem_pixels, stem_filters, 16, stem, 100};
   const double stem_n = stem_columns(p.N <= stem_columns(narrow_stem) ? narrow_stem : wide_stem(p.planes));
+  if (p.splits_k) stem_tile = {ConvCore::stem, false, stem_filters, stem_n, 128, stem, 800};
   const ConvTile tiles[] = {
       {ConvCore::mma, true, 128, 128, 32, 0.9 * matrix, 150},
       {ConvCore::mma, false, 64, 64, 32, 0.6 * matrix, 150},
-      p.splits_k ? ConvTile{ConvCore::stem, false, stem_filters, stem_n, 128, stem, 800}
-                 : ConvTile{ConvCore::stem, false, stem_pixels, stem_filters, 16, stem, 100},
+      stem_tile,
       {ConvCore::simt, true, LargeTile::M, LargeTile::N, LargeTile::K, core_large, 300},
       {ConvCore::simt, false, SmallTile::M, SmallTile::N, SmallTile::K, 0.5 * core, 300},
   };
