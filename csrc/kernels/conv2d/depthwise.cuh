@@ -117,8 +117,9 @@ struct DepthwiseShared {
 };
 
 // Block (i, j, k): range i of the pixels, packs of channels from j * blockDim.x on, the taps from 9 k on.
+// Of 8 channels, sums and addresses take a few registers more than two blocks on an SM leave them.
 template <class T, int V>
-__global__ void __launch_bounds__(depthwise_threads, 2)
+__global__ void __launch_bounds__(depthwise_threads, V > 4 ? 1 : 2)
     depthwise_gradient_kernel(PixelSum p, Compute<T>* partial) {
   using S = Compute<T>;
   auto& shared = prim::shared_memory<DepthwiseShared<S, V>>();
