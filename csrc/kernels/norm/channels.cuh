@@ -286,12 +286,12 @@ struct Add {
   }
 };
 
-// Leaves the sums of each sample, segment and channel. Statistics are those of the sample, or, of_rows, of each row.
+// Leaves the sums of each sample, segment and channel. Statistics are those of the sample, or, of_rows, of each row,
+// which takes a few registers more than two blocks on an SM leave packs.
 template <class T, int V, bool of_rows>
-__global__ __launch_bounds__(tile_threads, 2) void channel_sums_kernel(const T* dys, const T* xs,
-                                                                       Statistics<Compute<T>> statistics,
-                                                                       ChannelTile tile,
-                                                                       Sums<Compute<T>>* partial) {
+__global__ __launch_bounds__(tile_threads, of_rows&& V > 2 ? 1 : 2) void channel_sums_kernel(
+    const T* dys, const T* xs, Statistics<Compute<T>> statistics, ChannelTile tile,
+    Sums<Compute<T>>* partial) {
   using S = Compute<T>;
   for_tiles(tile, [&](int64_t n, int64_t k_tile) {
     ChannelWalk<V> walk(tile, n, k_tile);
