@@ -155,6 +155,7 @@ def linear(x, weight, bias, residual, *, activation):
 
 
 def attention(query, key, value, mask, state, *, is_causal, **more):
+    mask = None if mask is None else torch.atleast_2d(mask)  # PyTorch refuses one of a single axis
     if is_causal and mask is not None:  # PyTorch takes one of them where there are gradients
         mask = mask.expand(query.shape[-2], key.shape[-2])
         mask, is_causal = mask + torch.full_like(mask, -torch.inf).triu(1), False
