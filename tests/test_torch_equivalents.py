@@ -12,7 +12,7 @@ import inspect
 import numpy as np
 import pytest
 
-from cases import lay_out, materialise, numpy_dtype
+from cases import lay_out, materialise
 from harness import Expected, as_tuple, assert_same_bits, compare, expected, expected_gradients, label, samples
 from test_torch_ops import to_numpy, to_torch
 from test_values import layouts_of
@@ -154,6 +154,12 @@ def linear(x, weight, bias, residual, *, activation):
     return y if residual is None else y + residual
 
 
+def group_norm(x, weight, bias, num_groups, eps):
+    if weight is None and bias is not None:  # PyTorch's backward fails
+        weight = torch.ones_like(bias)
+    return functional.group_norm(x, num_groups, weight, bias, eps)
+
+
 def attention(query, key, value, mask, state, *, is_causal, **more):
     mask = None if mask is None else torch.atleast_2d(mask)  # PyTorch refuses one of a single axis
     if is_causal and mask is not None:  # PyTorch takes one of them where there are gradients
@@ -201,7 +207,7 @@ THEIRS = {
     "batch_norm": batch_norm,
     "layer_norm": of_rows(functional.layer_norm),
     "rms_norm": of_rows(functional.rms_norm),
-    "group_norm": lambda x, weight, bias, num_groups, eps: functional.group_norm(x, num_groups, weight, bias, eps),
+    "group_norm": group_norm,
     "cross_entropy": with_long_labels("cross_entropy"),
     "nll_loss": with_long_labels("nll_loss"),
     "binary_cross_entropy_with_logits": lambda x, target, weight, pos_weight, reduction: (
@@ -385,7 +391,7 @@ def test_gradients(case, sample, dtype, rng):
 
         with skip_where_pytorch_refuses(sample):
             _, outputs = recorded(call_theirs, case, inputs(), sample.attrs)
-        _, own_outputs = recorded(call_ours, case, inputs(), sample.attrs)
+        leaves, own_outputs = recorded(call_ours, case, inputs(), sample.attrs)
         assert [y.requires_grad for y in own_outputs] == [y.requires_grad for y in outputs], label(case, sample)
         dys = [
             lay_out(rng.standard_normal(tuple(y.shape)).astype(to_numpy(y).dtype), layout)
@@ -395,12 +401,14 @@ def test_gradients(case, sample, dtype, rng):
         if not dys:
             pytest.skip("no output has a gradient")
         wants = expected_by(theirs, case, inputs(), dys, dtype, rng)
+        if is_empty(sample) and any(np.isnan(want).any() for want, _ in wants):
+            pytest.skip("PyTorch: NaN for a sum of nothing")
         got = gradients(call_ours, case, inputs(), dys, sample.attrs)
         with Registered():
             registered = gradients(call_ours, case, inputs(), dys, sample.attrs)
         for i, (g, again, (want, tolerance)) in enumerate(zip(got, registered, wants, strict=True)):
             where = f"{label(case, sample, dtype)}, {layout}, gradient {i}"
-            compare(g, Expected(want, numpy_dtype(dtype), tolerance), where)
+            compare(g, Expected(want, to_numpy(leaves[i].detach()).dtype, tolerance), where)
             assert_same_bits(again, g, f"{where} of the registered op")
 
 
