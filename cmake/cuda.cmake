@@ -34,6 +34,7 @@ if(NOT CMAKE_CUDA_COMPILER)
   return()
 endif()
 enable_language(CUDA)
+string(REPLACE -O3 -O1 CMAKE_CUDA_FLAGS_RELEASE "${CMAKE_CUDA_FLAGS_RELEASE}")  # of the host's half, which launches
 set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")  # CMake before 3.25.2 does not know that nvcc has it
 
 # Machine code for the architectures that are asked for, else for the GPU that is here. Where there is none, only PTX, which

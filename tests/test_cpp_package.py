@@ -70,7 +70,7 @@ def test_the_library_shows_its_interface_and_nothing_else():
         f"lamina::{name}"
         for name in [
             "name_of",
-            "isa_levels_built",
+            "is_built",
             "is_supported",
             "isa",
             "has_amx",

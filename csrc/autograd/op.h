@@ -29,6 +29,9 @@ namespace lamina {
 // --- attributes --------------------------------------------------------------------------------------------------
 
 using Ints = SmallVector<int64_t, 4>;
+inline std::ostream& operator<<(std::ostream& out, const Ints& v) {
+  return out << Tuple{v.data(), int(v.size())};
+}
 using None = std::monostate;
 using Attr = std::variant<None, bool, int64_t, double, Dtype, std::string, Ints>;
 

@@ -2,6 +2,7 @@
 
 #include <dlfcn.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <mutex>
 
@@ -79,10 +80,14 @@ DeviceLibrary* find_device_library(DeviceType device, std::string* why) {
 DeviceLibrary& device_library(DeviceType device) { return *loaded(device).library; }
 
 // The tables are constants with C++ names: lamina::cuda::foo_kernels is _ZN6lamina4cuda11foo_kernelsE.
-const void* find_kernel_table(DeviceType device, const char* name) {
-  const std::string space = device == DeviceType::cuda ? "4cuda" : "3sim";
-  return dlsym(loaded(device).handle,
-               cat("_ZN6lamina", space, std::string_view(name).size(), name, "E").c_str());
+const void* find_kernel_table(DeviceType device, const char* name, const void*& found) {
+  const std::atomic_ref<const void*> table(found);
+  if (!table.load()) {
+    const std::string space = device == DeviceType::cuda ? "4cuda" : "3sim";
+    table.store(dlsym(loaded(device).handle,
+                      cat("_ZN6lamina", space, std::string_view(name).size(), name, "E").c_str()));
+  }
+  return table.load();
 }
 
 }  // namespace lamina

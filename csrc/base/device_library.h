@@ -11,17 +11,9 @@
 
 #include "base/device.h"
 #include "base/export.h"
+#include "base/launch_context.h"
 
 namespace lamina {
-
-// Where the launches of a thread go, and where kernels take short-lived device memory from. Set before every kernel.
-// Memory from `allocate` is used in stream order: it may be handed to a later launch as soon as it was freed.
-struct LaunchContext {
-  int device = 0;
-  void* stream = nullptr;  // cudaStream_t
-  void* (*allocate)(int64_t bytes) = nullptr;
-  void (*free)(void* memory, int64_t bytes) = nullptr;
-};
 
 // Errors are thrown as StateError with the call and the device's own text.
 class DeviceLibrary {

@@ -97,6 +97,9 @@ struct ComputeOf<f16> {
 };
 template <class T>
 using Compute = typename ComputeOf<T>::type;
+constexpr Dtype compute_dtype(Dtype t) {
+  return t == Dtype::bfloat16 || t == Dtype::float16 ? Dtype::float32 : t;
+}
 
 template <class T>
 struct Type {

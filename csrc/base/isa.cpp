@@ -2,6 +2,7 @@
 
 #include <cstdlib>
 #include <stdexcept>
+#include <string>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -31,15 +32,16 @@ bool probe_amx() {
 #endif
 
 Isa choose() {
-  const std::vector<Isa> built = isa_levels_built();
   const char* wanted = std::getenv("LAMINA_ISA");
   if (!wanted || !*wanted) {
-    for (auto level = built.rbegin(); level != built.rend(); ++level)
-      if (is_supported(*level)) return *level;
-    return built.front();
+    Isa best{};
+    for (Isa level : isa_levels)
+      if (is_supported(level)) best = level;
+    return best;
   }
   std::string names;
-  for (Isa level : built) {
+  for (Isa level : isa_levels) {
+    if (!is_built(level)) continue;
     if (std::string(wanted) == name_of(level)) {
       if (is_supported(level)) return level;
       throw std::runtime_error(std::string("LAMINA_ISA: this machine does not support '") + wanted + "'");
@@ -57,18 +59,24 @@ const char* name_of(Isa level) {
   return names[static_cast<int>(level)];
 }
 
-std::vector<Isa> isa_levels_built() {
+bool is_built(Isa level) {
+  switch (level) {
 #if defined(__aarch64__)
-  return {Isa::neon};
+    case Isa::neon:
+      return true;
 #else
-  std::vector<Isa> levels = {Isa::baseline};
-  LAMINA_IF_AVX2(levels.push_back(Isa::avx2);)
-  LAMINA_IF_AVX512(levels.push_back(Isa::avx512); levels.push_back(Isa::amx);)
-  return levels;
+    case Isa::baseline:
+      return true;
+      LAMINA_IF_AVX2(case Isa::avx2 : return true;)
+      LAMINA_IF_AVX512(case Isa::avx512 : case Isa::amx : return true;)
 #endif
+    default:
+      return false;
+  }
 }
 
 bool is_supported(Isa level) {
+  if (!is_built(level)) return false;
 #if defined(__x86_64__)
   const bool avx2 =
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
@@ -76,8 +84,6 @@ bool is_supported(Isa level) {
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   static const bool amx = probe_amx();
   switch (level) {
-    case Isa::baseline:
-      return true;
     case Isa::avx2:
       return avx2;
     case Isa::avx512:
@@ -85,10 +91,10 @@ bool is_supported(Isa level) {
     case Isa::amx:
       return avx512 && amx;
     default:
-      return false;
+      return true;
   }
 #else
-  return level == Isa::baseline || level == Isa::neon;
+  return true;
 #endif
 }
 

@@ -5,18 +5,17 @@
 // kernels ask for (`has_amx()`), because no compiler emits tile instructions unasked.
 #pragma once
 
-#include <string>
-#include <vector>
-
 #include "base/export.h"
 
 namespace lamina {
 
 enum class Isa : int { baseline, neon, avx2, avx512, amx };
+inline constexpr Isa isa_levels[] = {Isa::baseline, Isa::neon, Isa::avx2, Isa::avx512,
+                                     Isa::amx};  // best last
 
 LAMINA_EXPORT const char* name_of(Isa);
-LAMINA_EXPORT std::vector<Isa> isa_levels_built();
-LAMINA_EXPORT bool is_supported(Isa);  // by this machine and its kernel, for a level that was built
+LAMINA_EXPORT bool is_built(Isa);
+LAMINA_EXPORT bool is_supported(Isa);  // built, and known to this machine and its kernel
 
 // The level in use: the best supported one, or LAMINA_ISA (read once, at first use).
 // Throws std::runtime_error if LAMINA_ISA names a level that this build or machine does not have.

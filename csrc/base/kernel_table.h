@@ -8,23 +8,19 @@
 // The two libraries are loaded when their device is first asked for (base/device_library.h).
 #pragma once
 
-#include <atomic>
-
 #include "base/device.h"
 #include "base/export.h"
 #include "base/isa.h"
 
 namespace lamina {
 
-// The table `name` in the library of a device; null if the library has no such kernels.
-LAMINA_EXPORT const void* find_kernel_table(DeviceType device, const char* name);
+// The table `name` in the library of a device; null if the library has no such kernels. Looked up once, then `found`.
+LAMINA_EXPORT const void* find_kernel_table(DeviceType device, const char* name, const void*& found);
 
 template <class Table>
 const Table* device_kernel_table(DeviceType device, const char* name) {
-  static std::atomic<const Table*> tables[device_type_count];
-  std::atomic<const Table*>& table = tables[int(device)];
-  if (!table) table = static_cast<const Table*>(find_kernel_table(device, name));
-  return table;
+  static const void* tables[device_type_count];
+  return static_cast<const Table*>(find_kernel_table(device, name, tables[int(device)]));
 }
 
 }  // namespace lamina

@@ -8,8 +8,8 @@
 
 #include <cstdint>
 
-#include "base/device_library.h"
 #include "base/integer.h"
+#include "base/launch_context.h"
 
 #if defined(LAMINA_SIM)
 #include <functional>

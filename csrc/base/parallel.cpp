@@ -115,7 +115,7 @@ class Pool {
 
 struct Count {
   int threads;
-  std::string source;
+  const char* source;
 };
 
 int from_environment(const char* name) {
@@ -178,7 +178,7 @@ Pool* pool_of(State& state) {
 
 int num_threads() { return state_slot()->threads.load(std::memory_order_relaxed); }
 
-std::string num_threads_source() {
+const char* num_threads_source() {
   State& state = *state_slot();
   std::lock_guard lock(state.mutex);
   return state.count.source;

@@ -6,7 +6,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 
 #include "base/export.h"
 
@@ -15,7 +14,7 @@ namespace lamina {
 // Number of threads that parallel_for may use, and where the number came from ("LAMINA_NUM_THREADS", "OMP_NUM_THREADS",
 // "affinity", "cgroup quota" or "set_num_threads").
 LAMINA_EXPORT int num_threads();
-LAMINA_EXPORT std::string num_threads_source();
+LAMINA_EXPORT const char* num_threads_source();
 LAMINA_EXPORT void set_num_threads(int n);  // n >= 1
 
 // OpenMP's way to run body(context) on every thread of the caller's team (GOMP_parallel; 0 threads: as many as the caller

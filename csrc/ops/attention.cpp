@@ -11,8 +11,6 @@ namespace {
 
 constexpr std::string_view op = "scaled_dot_product_attention";
 
-Dtype statistics_dtype(Dtype t) { return t == Dtype::float64 ? t : Dtype::float32; }
-
 // Kernels read matrices whose rows lie in memory.
 bool has_rows(const View& x) { return columns_of(x) <= 1 || x.strides[x.ndim - 1] == 1; }
 Array in_rows(const Array& x) { return has_rows(x.view()) ? x : contiguous(x); }
@@ -112,16 +110,16 @@ const Register attention{{
           const Operands seen = operands_of(in, 0, attrs);
           if (in[3]) {
             const Dtype mask = in[3].dtype();
-            check<TypeError>(mask == Dtype::boolean || mask == t || mask == statistics_dtype(t), op,
+            check<TypeError>(mask == Dtype::boolean || mask == t || mask == compute_dtype(t), op,
                              "attn_mask is ", mask, " but query is ", t, "; expected bool, ", t, " or ",
-                             statistics_dtype(t));
+                             compute_dtype(t));
           }
           const double p = attrs.real("dropout_p");
           check(p >= 0 && p <= 1, op, "dropout_p is ", p, "; expected a probability from 0 to 1");
           if (p > 0) check_state(op, in[4]);
           Shape statistics({seen.query.shape, size_t(seen.query.ndim - 1)});
           out.add(rows_like(seen.query, columns_of(seen.value)));
-          out.add({statistics_dtype(t), statistics});
+          out.add({compute_dtype(t), statistics});
           out.add({Dtype::int64, {p > 0 ? 2 : 0}});
         },
     .run =

@@ -11,8 +11,6 @@ using Kernel = void (*Conv2dKernels::*)(const Conv2dArgs&);
 
 // --- attributes and their errors ---------------------------------------------------------------------------------
 
-Tuple printed(const Ints& values) { return {values.data(), int(values.size())}; }
-
 // What both ops ask of their operands.
 void check_operands(const char* op, const Inputs& in, const Attrs& attrs) {
   const Array &x = in[0], &weight = in[1], &bias = in[2];
@@ -28,9 +26,9 @@ void check_operands(const char* op, const Inputs& in, const Attrs& attrs) {
         "; expected kernel extents of at least 1");
   for (const char* name : {"stride", "dilation"})
     for (int64_t value : attrs.ints(name))
-      check(value >= 1, op, name, " is ", printed(attrs.ints(name)), "; expected at least 1");
+      check(value >= 1, op, name, " is ", attrs.ints(name), "; expected at least 1");
   for (int64_t value : attrs.ints("padding"))
-    check(value >= 0, op, "padding is ", printed(attrs.ints("padding")), "; expected no negative value");
+    check(value >= 0, op, "padding is ", attrs.ints("padding"), "; expected no negative value");
   const int64_t groups = attrs.integer("groups");
   check(groups >= 1, op, "groups is ", groups, "; expected at least 1");
   check(weight.dim(0) % groups == 0, op, "groups ", groups, " does not divide the ", weight.dim(0),
@@ -61,8 +59,6 @@ Conv2dArgs arguments(const Attrs& attrs, const View& x, const View& weight, cons
 int64_t workspace(ConvPass pass, const Conv2dArgs& args) {
   return current_kernels<Conv2dKernels>().choose_algorithm(pass, args).workspace_bytes;
 }
-
-View view_of(const Array& array) { return array ? array.view() : View{}; }
 
 void submit(Stream& stream, Kernel kernel, Conv2dArgs args, const Array& bias, const Outputs& out) {
   args.bias = view_of(bias);
@@ -137,7 +133,7 @@ const Register conv2d_op{{
                 x.dim(2 + d) + attrs.ints("padding")[2 * d] + attrs.ints("padding")[2 * d + 1];
             check(reach <= padded, "conv2d", "the kernel spans ", reach, d ? " columns" : " rows",
                   " but padded x has ", padded, " (x ", x.view(), ", weight ", weight.view(), ", padding ",
-                  printed(attrs.ints("padding")), ", dilation ", printed(attrs.ints("dilation")), ")");
+                  attrs.ints("padding"), ", dilation ", attrs.ints("dilation"), ")");
             y[2 + d] = (padded - reach) / attrs.ints("stride")[d] + 1;
           }
           out.add({x.dtype(), y, Layout::channels_last});
@@ -221,13 +217,13 @@ const Register conv_transpose2d_op{{
           for (int d = 0; d < 2; ++d) {
             const int64_t stride = attrs.ints("stride")[d], dilation = attrs.ints("dilation")[d];
             check(extra[d] >= 0 && extra[d] < std::max(stride, dilation), "conv_transpose2d",
-                  "output_padding is ", printed(extra),
-                  "; expected at least 0 and less than stride or dilation, ", std::max(stride, dilation));
+                  "output_padding is ", extra, "; expected at least 0 and less than stride or dilation, ",
+                  std::max(stride, dilation));
             y[2 + d] = (x.dim(2 + d) - 1) * stride + dilation * (weight.dim(2 + d) - 1) + 1 - padding[2 * d] -
                        padding[2 * d + 1] + extra[d];
             check(x.dim(2 + d) > 0 && y[2 + d] > 0, "conv_transpose2d", "the result would have ", y[2 + d],
                   d ? " columns" : " rows", " (x ", x.view(), ", weight ", weight.view(), ", padding ",
-                  printed(padding), "); expected at least 1");
+                  padding, "); expected at least 1");
           }
           out.add({x.dtype(), y, Layout::channels_last});
           out.workspace =

@@ -86,21 +86,6 @@ const Register to_device_op{{
     },
 }};
 
-// The bits of one element with that value, as the fill kernel takes them.
-uint64_t bits_of(double value, Dtype dtype) {
-  uint64_t bits = 0;
-  dispatch_any(dtype, [&](auto t) {
-    using T = typename decltype(t)::type;
-    T element;
-    if constexpr (dtype_of<T> >= Dtype::float16)
-      element = narrow<T>(Compute<T>(value));
-    else
-      element = T(value);
-    std::memcpy(&bits, &element, sizeof element);
-  });
-  return bits;
-}
-
 void fill(Stream& stream, const Inputs&, const Attrs& attrs, const Outputs& out) {
   const View& y = out[0].view();
   stream.submit(&LayoutKernels::fill, FillArgs{.dst = y, .bits = bits_of(attrs.real("value"), y.dtype)});
@@ -111,11 +96,10 @@ const Register full_op{{
     .infer =
         [](const Inputs&, const Attrs& attrs, Inference& out) {
           const Ints& shape = attrs.ints("shape");
-          const Tuple printed{shape.data(), int(shape.size())};
-          check(shape.size() <= max_ndim, "full", "shape is ", printed, "; expected at most ", max_ndim,
+          check(shape.size() <= max_ndim, "full", "shape is ", shape, "; expected at most ", max_ndim,
                 " axes");
           for (int64_t extent : shape)
-            check(extent >= 0, "full", "shape is ", printed, "; expected no negative extent");
+            check(extent >= 0, "full", "shape is ", shape, "; expected no negative extent");
           out.add({attrs.dtype("dtype"), Shape(std::span<const int64_t>(shape.data(), shape.size()))});
         },
     .run = fill,

@@ -60,7 +60,7 @@ double parameter(const Attr& attr) {
 
 void submit(Stream& stream, void (*ElementwiseKernels::*kernel)(const ElementwiseArgs&), int op,
             const Inputs& in, size_t first, const Attrs& attrs, size_t attr_count, const Outputs& out) {
-  ElementwiseArgs args{.op = op, .compute = compute_dtype(in[first].dtype()), .x = {}, .y = out[0].view()};
+  ElementwiseArgs args{.op = op, .compute = arithmetic_dtype(in[first].dtype()), .x = {}, .y = out[0].view()};
   for (size_t i = 0; i < in.size(); ++i) args.x[i] = in[i].view();
   for (size_t i = 0; i < attr_count; ++i) args.p[i] = parameter(attrs.at(i));
   stream.submit(kernel, args);
@@ -238,10 +238,10 @@ const Register cast_op{{
                 Inference& out) { out.add(Spec::like(in[0].view(), attrs.dtype("dtype"))); },
     .run =
         [](Stream& stream, const Inputs& in, const Attrs&, const Outputs& out) {
-          stream.submit(
-              &ElementwiseKernels::cast,
-              ElementwiseArgs{
-                  .op = 0, .compute = compute_dtype(in[0].dtype()), .x = {in[0].view()}, .y = out[0].view()});
+          stream.submit(&ElementwiseKernels::cast, ElementwiseArgs{.op = 0,
+                                                                   .compute = arithmetic_dtype(in[0].dtype()),
+                                                                   .x = {in[0].view()},
+                                                                   .y = out[0].view()});
         },
     .vjp = [](const Saved& s, const Inputs& dy) -> Gradients {
       return {eval<"cast">({dy[0]}, {{"dtype", s.in[0].dtype()}})};

@@ -1,14 +1,10 @@
 // Elements chosen by index arrays: index_select, embedding, gather, one_hot.
 #include "kernels/layout/index.h"
 #include "autograd/op.h"
+#include "ops/operands.h"
 
 namespace lamina {
 namespace {
-
-int axis_of(std::string_view op, int64_t dim, const View& x) {
-  check(-x.ndim <= dim && dim < x.ndim, op, "dim is ", dim, "; expected an axis of x ", x);
-  return int(dim < 0 ? dim + x.ndim : dim);
-}
 
 // Indices are integers in [0, n). The values of a recorded program come later: there the kernel clamps.
 void check_index(std::string_view op, const Array& index, int64_t n, std::string_view name = "index") {

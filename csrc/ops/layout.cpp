@@ -5,18 +5,12 @@
 #include "kernels/layout/layout.h"
 #include "autograd/op.h"
 #include "kernels/layout/pad.h"
+#include "ops/operands.h"
 
 namespace lamina {
 namespace {
 
 Ints ints_of(const Shape& shape) { return {shape.dims, shape.dims + shape.ndim}; }
-Tuple printed(const Ints& values) { return {values.data(), int(values.size())}; }
-
-int axis_of(std::string_view op, int64_t dim, const View& x) {
-  check(-x.ndim <= dim && dim < x.ndim, op, "dim is ", dim, "; expected an axis of x ", x);
-  return int(dim < 0 ? dim + x.ndim : dim);
-}
-
 void submit_copy(Stream& stream, const View& src, const View& dst) {
   if (dst.size() > 0) stream.submit(&LayoutKernels::copy, CopyArgs{.src = src, .dst = dst});
 }
@@ -64,14 +58,14 @@ const Register reshape_op{{
         [](const Inputs& in, const Attrs& attrs, Inference& out) {
           const View& x = in[0].view();
           const Ints& wanted = attrs.ints("shape");
-          check(wanted.size() <= max_ndim, "reshape", "shape is ", printed(wanted), "; expected at most ",
-                max_ndim, " axes");
+          check(wanted.size() <= max_ndim, "reshape", "shape is ", wanted, "; expected at most ", max_ndim,
+                " axes");
           Shape shape{std::span<const int64_t>(wanted.data(), wanted.size())};
           int unknown = -1;
           int64_t known = 1;
           for (int i = 0; i < shape.ndim; ++i) {
             const bool is_unknown = shape[i] == -1 && unknown < 0;
-            check(is_unknown || shape[i] >= 0, "reshape", "shape is ", printed(wanted),
+            check(is_unknown || shape[i] >= 0, "reshape", "shape is ", wanted,
                   "; expected extents, at most one of them -1");
             if (is_unknown)
               unknown = i;
@@ -79,8 +73,8 @@ const Register reshape_op{{
               known *= shape[i];
           }
           if (unknown >= 0 && known > 0) shape[unknown] = x.size() / known;
-          check((unknown < 0 || known > 0) && shape.size() == x.size(), "reshape", "shape is ",
-                printed(wanted), "; expected ", x.size(), " elements as in x ", x);
+          check((unknown < 0 || known > 0) && shape.size() == x.size(), "reshape", "shape is ", wanted,
+                "; expected ", x.size(), " elements as in x ", x);
           View y = Spec{x.dtype, shape}.view();
           if (x.size() == 0 || !reshape_strides(x, y)) return out.add({x.dtype, shape});
           y.data = x.data;
@@ -116,8 +110,7 @@ const Register permute_op{{
             y.shape[i] = x.shape[axis];
             y.strides[i] = x.strides[axis];
           }
-          check(is_permutation, "permute", "dims are ", printed(dims), "; expected each axis of x ", x,
-                " once");
+          check(is_permutation, "permute", "dims are ", dims, "; expected each axis of x ", x, " once");
           out.alias(y);
         },
     .vjp = [](const Saved& s, const Inputs& dy) -> Gradients {
@@ -146,8 +139,7 @@ const Register expand_op{{
             y.shape[i] = is_kept ? own : shape[i];
             y.strides[i] = is_kept ? x.strides[i - added] : 0;
           }
-          check(is_possible, "expand", "shape is ", printed(shape), "; expected one to which x ", x,
-                " broadcasts");
+          check(is_possible, "expand", "shape is ", shape, "; expected one to which x ", x, " broadcasts");
           out.alias(y);
         },
     .vjp = [](const Saved& s, const Inputs& dy) -> Gradients {
@@ -182,8 +174,7 @@ const Register slice_op{{
           const SliceAttrs a(attrs);
           const auto n = size_t(x.ndim);
           check(a.starts.size() == n && a.sizes.size() == n && a.steps.size() == n, "slice", "starts ",
-                printed(a.starts), ", sizes ", printed(a.sizes), ", steps ", printed(a.steps),
-                "; expected one each per axis of x ", x);
+                a.starts, ", sizes ", a.sizes, ", steps ", a.steps, "; expected one each per axis of x ", x);
           bool is_view = true;
           for (int i = 0; i < x.ndim; ++i) {
             const int64_t first = a.starts[i], last = first + (a.sizes[i] - 1) * a.steps[i];
@@ -332,9 +323,9 @@ void pad_infer(const Inputs& in, const Attrs& attrs, Inference& out) {
   const Ints& padding = attrs.ints("padding");
   const PadMode mode = pad_mode(attrs.string("mode"));
   const auto axes = int(padding.size() / 2);
-  check(padding.size() % 2 == 0 && axes <= x.ndim, "pad", "padding is ", printed(padding),
+  check(padding.size() % 2 == 0 && axes <= x.ndim, "pad", "padding is ", padding,
         "; expected a pair (before, after) for some of the axes of x ", x, ", the last axis first");
-  check(mode == PadMode::constant || axes <= 2, "pad", "padding is ", printed(padding), " in mode '",
+  check(mode == PadMode::constant || axes <= 2, "pad", "padding is ", padding, " in mode '",
         attrs.string("mode"), "'; expected at most two axes");
   Shape shape = in[0].shape();
   for (int i = 0; i < x.ndim; ++i) {
@@ -375,20 +366,6 @@ void fill_margins(Stream& stream, const View& y, int axis, Margin m, PadMode mod
     case PadMode::constant:
       break;
   }
-}
-
-uint64_t bits_of(double value, Dtype dtype) {
-  uint64_t bits = 0;
-  dispatch_any(dtype, [&](auto t) {
-    using T = typename decltype(t)::type;
-    T element;
-    if constexpr (is_floating(dtype_of<T>))
-      element = narrow<T>(Compute<T>(value));
-    else
-      element = T(value);
-    std::memcpy(&bits, &element, sizeof element);
-  });
-  return bits;
 }
 
 void pad_block(Stream& stream, const View& x, const View& y, const Attrs& attrs) {

@@ -14,8 +14,6 @@ LossReduction reduction_of(const Attrs& attrs, std::string_view op) {
   return LossReduction::mean;
 }
 
-Dtype compute_dtype(Dtype t) { return t == Dtype::float64 ? Dtype::float64 : Dtype::float32; }
-
 // --- losses over classes -----------------------------------------------------------------------------------
 
 // The class axis of (N, C, d1, ...) and (C,).
@@ -87,7 +85,7 @@ ClassOperands class_operands(const Array& x, const Array& target, const Array& w
                              double label_smoothing) {
   ClassOperands o;
   o.axis = class_axis(x);
-  o.target = has_labels(target) ? contiguous(target) : in_order(target, o.axis);
+  o.target = has_labels(target) ? contiguous(target) : dense(target, o.axis.is_channels_last);
   if (weight) o.weight = contiguous(weight);
   o.to = {.target = o.target.view(),
           .weight = weight ? o.weight.view() : View{},
@@ -123,7 +121,7 @@ const Register cross_entropy_op{{
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const ClassOperands o = class_operands(in[0], in[1], in[2], attrs, attrs.real("label_smoothing"));
-          const Array logits = in_order(in[0], o.axis);
+          const Array logits = dense(in[0], o.axis.is_channels_last);
           stream.submit(&ClassLossKernels::cross_entropy,
                         CrossEntropyArgs{.to = o.to,
                                          .logits = logits.view(),
@@ -149,12 +147,14 @@ const Register cross_entropy_op{{
 const Register cross_entropy_backward_op{{
     .schema = "cross_entropy_backward(dloss, x, target, stats, total, weight?, *, ignore_index: int = -100, "
               "label_smoothing: float = 0, reduction: str = 'mean', for_target: bool = False) -> d",
-    .infer = [](const Inputs& in, const Attrs&,
-                Inference& out) { out.add({in[1].dtype(), in[1].shape(), layout_of(class_axis(in[1]))}); },
+    .infer =
+        [](const Inputs& in, const Attrs&, Inference& out) {
+          out.add({in[1].dtype(), in[1].shape(), layout_of(class_axis(in[1]).is_channels_last)});
+        },
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const ClassOperands o = class_operands(in[1], in[2], in[5], attrs, attrs.real("label_smoothing"));
-          const Array dloss = contiguous(in[0]), logits = in_order(in[1], o.axis);
+          const Array dloss = contiguous(in[0]), logits = dense(in[1], o.axis.is_channels_last);
           const bool for_target = attrs.boolean("for_target");
           stream.submit(&ClassLossKernels::cross_entropy_backward,
                         CrossEntropyBackwardArgs{.to = o.to,
@@ -181,7 +181,7 @@ const Register nll_loss_op{{
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const ClassOperands o = class_operands(in[0], in[1], in[2], attrs, 0);
-          const Array x = in_order(in[0], o.axis);
+          const Array x = dense(in[0], o.axis.is_channels_last);
           stream.submit(&ClassLossKernels::nll, NllArgs{.to = o.to,
                                                         .x = x.view(),
                                                         .loss = out[0].view(),
@@ -201,8 +201,10 @@ const Register nll_loss_op{{
 const Register nll_loss_backward_op{{
     .schema = "nll_loss_backward(dloss, x, target, total, weight?, *, ignore_index: int = -100, "
               "reduction: str = 'mean') -> dx",
-    .infer = [](const Inputs& in, const Attrs&,
-                Inference& out) { out.add({in[1].dtype(), in[1].shape(), layout_of(class_axis(in[1]))}); },
+    .infer =
+        [](const Inputs& in, const Attrs&, Inference& out) {
+          out.add({in[1].dtype(), in[1].shape(), layout_of(class_axis(in[1]).is_channels_last)});
+        },
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const ClassOperands o = class_operands(in[1], in[2], in[4], attrs, 0);

@@ -8,8 +8,6 @@
 namespace lamina {
 namespace {
 
-View view_of(const Array& array) { return array ? array.view() : View{}; }
-
 // An output that infer declared without elements is one that nobody asked for.
 View result_of(const Array& array) {
   View v = array.view();
@@ -99,8 +97,6 @@ int64_t hidden_size(const char* op, const Array& w_hh) {
         w_hh.view(), "; expected (4H, H) with H of at least 1");
   return w_hh.dim(1);
 }
-
-Dtype compute_dtype(Dtype t) { return t == Dtype::float64 ? t : Dtype::float32; }
 
 // A tape that is open may ask for gradients: then the forward pass fills a reserve.
 Spec reserve_spec(const LstmSize& z, int directions) {

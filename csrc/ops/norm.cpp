@@ -8,13 +8,9 @@
 namespace lamina {
 namespace {
 
-Dtype statistics_dtype(Dtype t) { return t == Dtype::float64 ? t : Dtype::float32; }
-
-View view_of(const Array& array) { return array ? array.view() : View{}; }
-
 // Parameters have the dtype of x or that of its statistics.
 void check_parameter_dtype(std::string_view op, const char* name, const Array& parameter, const Array& x) {
-  const Dtype t = x.dtype(), statistics = statistics_dtype(t);
+  const Dtype t = x.dtype(), statistics = compute_dtype(t);
   check<TypeError>(parameter.dtype() == t || parameter.dtype() == statistics, op, name, " is ",
                    parameter.dtype(), " but x is ", t, "; expected ", t, " or ", statistics);
 }
@@ -26,19 +22,6 @@ void check_channel_parameter(std::string_view op, const char* name, const Array&
   check_parameter_dtype(op, name, parameter, x);
 }
 
-// --- images ------------------------------------------------------------------------------------------------------
-
-// Channels are the last axis in memory of matrices and of channels-last images; x is made dense in one of two orders.
-bool prefers_channels_last(const View& x) {
-  return x.ndim == 4 && x.shape[1] > 1 && x.strides[1] == 1 && !x.is_contiguous();
-}
-Array dense(const Array& x, bool is_channels_last) {
-  return is_channels_last ? channels_last(x) : contiguous(x);
-}
-Layout memory_of(const View& x) {
-  return prefers_channels_last(x) ? Layout::channels_last : Layout::contiguous;
-}
-
 // --- batch_norm --------------------------------------------------------------------------------------------------
 
 BatchNormShape shape_of(const View& x) {
@@ -47,9 +30,7 @@ BatchNormShape shape_of(const View& x) {
   return {x.shape[0], x.shape[1], pixels, pixels == 1 || prefers_channels_last(x)};
 }
 
-int64_t workspace_bytes(const View& x) {
-  return shape_of(x).workspace() * size_of(statistics_dtype(x.dtype));
-}
+int64_t workspace_bytes(const View& x) { return shape_of(x).workspace() * size_of(compute_dtype(x.dtype)); }
 
 const Register batch_norm_op{{
     .schema = "batch_norm(x, running_mean!?, running_var!?, weight?, bias?, num_batches_tracked!?, *, "
@@ -58,7 +39,7 @@ const Register batch_norm_op{{
         [](const Inputs& in, const Attrs& attrs, Inference& out) {
           const Array &x = in[0], &batches = in[5];
           check(x.ndim() >= 2, "batch_norm", "x is ", x.view(), "; expected (N, C, ...)");
-          const Dtype t = x.dtype(), statistics = statistics_dtype(t);
+          const Dtype t = x.dtype(), statistics = compute_dtype(t);
           check_kernel_dtype("batch_norm", "x", t);
           const int64_t C = x.dim(1), count = shape_of(x.view()).count();
           constexpr const char* names[] = {"", "running_mean", "running_var", "weight", "bias"};
@@ -79,7 +60,7 @@ const Register batch_norm_op{{
           } else {
             check(bool(in[1]), "batch_norm", "no running statistics; expected them where training is False");
           }
-          out.add({t, x.shape(), memory_of(x.view())});
+          out.add({t, x.shape(), layout_of(prefers_channels_last(x.view()))});
           out.add({statistics, Shape{C}});
           out.add({statistics, Shape{C}});
           out.workspace = workspace_bytes(x.view());
@@ -120,7 +101,7 @@ const Register batch_norm_backward_op{{
     .infer =
         [](const Inputs& in, const Attrs&, Inference& out) {
           const Array &x = in[1], &weight = in[2], &bias = in[3], &mean = in[4];
-          out.add({x.dtype(), x.shape(), memory_of(x.view())});
+          out.add({x.dtype(), x.shape(), layout_of(prefers_channels_last(x.view()))});
           out.add({weight ? weight.dtype() : mean.dtype(), mean.shape()});
           out.add({bias ? bias.dtype() : mean.dtype(), mean.shape()});
           out.workspace = workspace_bytes(x.view());
@@ -163,7 +144,7 @@ struct Rows {
     const int64_t D = row.size();
     statistics = x;
     statistics.ndim = first;
-    statistics.dtype = statistics_dtype(given.dtype);
+    statistics.dtype = compute_dtype(given.dtype);
     for (int i = 0; i < first; ++i) statistics.strides[i] /= larger(1, D);
     shape = {.N = statistics.size(), .G = 1, .K = D, .L = 1, .is_rows = true};
   }
@@ -182,7 +163,7 @@ View flat(const Array& array) {
 }
 Array dense_parameter(const Array& array) { return array ? contiguous(array) : array; }
 
-int64_t bytes_of(int64_t statistics, Dtype x) { return statistics * size_of(statistics_dtype(x)); }
+int64_t bytes_of(int64_t statistics, Dtype x) { return statistics * size_of(compute_dtype(x)); }
 
 // `out`: y, mean where x is centred, rstd.
 void forward(Stream& stream, const LayerNormShape& shape, const Array& x, const Array& weight,
@@ -343,8 +324,8 @@ const Register group_norm_op{{
           for (size_t i = 1; i < 3; ++i) {
             if (in[i]) check_channel_parameter("group_norm", names[i], in[i], in[0]);
           }
-          out.add({x.dtype, in[0].shape(), memory_of(x)});
-          for (int i = 0; i < 2; ++i) out.add({statistics_dtype(x.dtype), Shape{x.shape[0], groups}});
+          out.add({x.dtype, in[0].shape(), layout_of(prefers_channels_last(x))});
+          for (int i = 0; i < 2; ++i) out.add({compute_dtype(x.dtype), Shape{x.shape[0], groups}});
           out.workspace = bytes_of(shape_of_groups(x, groups).forward_workspace(), x.dtype);
         },
     .run =
@@ -366,7 +347,7 @@ const Register group_norm_backward_op{{
     .infer =
         [](const Inputs& in, const Attrs&, Inference& out) {
           const View& x = in[1].view();
-          out.add({x.dtype, in[1].shape(), memory_of(x)});
+          out.add({x.dtype, in[1].shape(), layout_of(prefers_channels_last(x))});
           add_gradient(out, in[2]);
           add_gradient(out, in[3]);
           out.workspace = bytes_of(shape_of_groups(x, in[4].dim(1)).backward_workspace(), x.dtype);

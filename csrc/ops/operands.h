@@ -1,4 +1,4 @@
-// Bringing operands into the memory order that a kernel expects.
+// What ops ask of their operands, and how they bring them into the memory order that a kernel expects.
 #pragma once
 
 #include "autograd/op.h"
@@ -13,6 +13,30 @@ inline bool is_kernel_dtype(Dtype t) {
 inline void check_kernel_dtype(std::string_view op, std::string_view name, Dtype t) {
   check<TypeError>(is_kernel_dtype(t), op, name, " is ", t, "; expected float32, bfloat16 or float64",
                    is_floating(t) ? " (float16 on a GPU)" : "");
+}
+
+// The axis that `dim` names, counted from the end where it is negative.
+inline int axis_of(std::string_view op, int64_t dim, const View& x) {
+  check(-x.ndim <= dim && dim < x.ndim, op, "dim is ", dim, "; expected an axis of x ", x);
+  return int(dim < 0 ? dim + x.ndim : dim);
+}
+
+// Of an optional operand: null if it is not there.
+inline View view_of(const Array& array) { return array ? array.view() : View{}; }
+
+// The bits of one element with that value, as the fill kernel takes them.
+inline uint64_t bits_of(double value, Dtype dtype) {
+  uint64_t bits = 0;
+  dispatch_any(dtype, [&](auto t) {
+    using T = typename decltype(t)::type;
+    T element;
+    if constexpr (is_floating(dtype_of<T>))
+      element = narrow<T>(Compute<T>(value));
+    else
+      element = T(value);
+    std::memcpy(&bits, &element, sizeof element);
+  });
+  return bits;
 }
 
 // True iff elements of equal index lie at equal offsets, in views of one shape.
@@ -34,6 +58,18 @@ inline Array in_order(Stream& stream, const Array& x, const View& order) {
   const Array copy(view);
   stream.submit(&LayoutKernels::copy, CopyArgs{.src = x.view(), .dst = copy.view()});
   return copy;
+}
+
+// Results of layers over images keep the order of x: channels last where its channels are neighbours in memory, otherwise
+// row-major.
+inline bool prefers_channels_last(const View& x) {
+  return x.ndim == 4 && x.shape[1] > 1 && x.strides[1] == 1 && !x.is_contiguous();
+}
+inline Layout layout_of(bool is_channels_last) {
+  return is_channels_last ? Layout::channels_last : Layout::contiguous;
+}
+inline Array dense(const Array& x, bool is_channels_last) {
+  return is_channels_last ? channels_last(x) : contiguous(x);
 }
 
 // x seen as having `shape`: axes are added in front and repeated, with stride 0. False where that is
@@ -69,13 +105,6 @@ inline Axis seen_along(const View& x, int axis) {
   for (int i = 0; i < x.ndim; ++i)
     if (i != axis) (i < axis || a.is_channels_last ? a.O : a.I) *= x.shape[i];
   return a;
-}
-
-inline Array in_order(const Array& x, const Axis& axis) {
-  return axis.is_channels_last ? channels_last(x) : contiguous(x);
-}
-inline Layout layout_of(const Axis& axis) {
-  return axis.is_channels_last ? Layout::channels_last : Layout::contiguous;
 }
 
 }  // namespace lamina

@@ -8,23 +8,6 @@
 namespace lamina {
 namespace {
 
-Tuple printed(const Ints& values) { return {values.data(), int(values.size())}; }
-
-// --- layout --------------------------------------------------------------------------------------------------
-
-// Results keep the layout of x. A view whose channels are neighbours in memory counts as channels-last.
-bool prefers_channels_last(const View& x) {
-  return x.shape[1] > 1 && x.strides[1] == 1 && !x.is_contiguous();
-}
-
-Layout layout_of(bool is_channels_last) {
-  return is_channels_last ? Layout::channels_last : Layout::contiguous;
-}
-
-Array dense(const Array& x, bool is_channels_last) {
-  return is_channels_last ? channels_last(x) : contiguous(x);
-}
-
 // --- attributes and their errors -----------------------------------------------------------------------------
 
 void check_input(const char* op, const Array& x) {
@@ -70,7 +53,7 @@ Axes check_windows(const char* op, const Array& x, const Attrs& attrs, bool has_
   const auto check_least = [&](const char* name, int64_t least) {
     if (attrs.is_none(name)) return;
     for (int64_t value : attrs.ints(name))
-      check(value >= least, op, name, " is ", printed(attrs.ints(name)), "; expected at least ", least);
+      check(value >= least, op, name, " is ", attrs.ints(name), "; expected at least ", least);
   };
   check_least("kernel_size", 1);
   check_least("stride", 1);
@@ -79,18 +62,16 @@ Axes check_windows(const char* op, const Array& x, const Attrs& attrs, bool has_
 
   const Axes axes = windows_of(attrs, x.view(), has_dilation);
   for (const PoolAxis* a : {&axes.h, &axes.w}) {
-    check(a->pad <= a->reach() / 2, op, "padding is ", printed(attrs.ints("padding")),
-          " for windows that span ", axes.h.reach(), " x ", axes.w.reach(),
-          "; expected at most half of that");
+    check(a->pad <= a->reach() / 2, op, "padding is ", attrs.ints("padding"), " for windows that span ",
+          axes.h.reach(), " x ", axes.w.reach(), "; expected at most half of that");
     check(a->out > 0, op, "windows span ", axes.h.reach(), " x ", axes.w.reach(), " but padded x has ",
           axes.h.in + 2 * axes.h.pad, " x ", axes.w.in + 2 * axes.w.pad, " (x ", x.view(), ", padding ",
-          printed(attrs.ints("padding")), ")");
+          attrs.ints("padding"), ")");
     // Taps that are far apart can step over all of x.
     for (int64_t o = 0; a->dilation > 1 && o < a->out; ++o) {
       const PoolWindow v = a->window(o);
       check(v.first < v.last, op, "window ", o, " lies in the padding with all its taps (x ", x.view(),
-            ", dilation ", printed(attrs.ints("dilation")), ", padding ", printed(attrs.ints("padding")),
-            ")");
+            ", dilation ", attrs.ints("dilation"), ", padding ", attrs.ints("padding"), ")");
     }
   }
   return axes;
@@ -104,7 +85,7 @@ Axes bins_of(const Attrs& attrs, const View& x) {
 Axes check_bins(const char* op, const Array& x, const Attrs& attrs) {
   check_input(op, x);
   const Ints& size = attrs.ints("output_size");
-  for (int64_t value : size) check(value >= 1, op, "output_size is ", printed(size), "; expected at least 1");
+  for (int64_t value : size) check(value >= 1, op, "output_size is ", size, "; expected at least 1");
   return bins_of(attrs, x.view());
 }
 

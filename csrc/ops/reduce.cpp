@@ -6,6 +6,7 @@
 // it among all extrema (as PyTorch's max(dim) and amax do).
 #include "kernels/reduce/reduce.h"
 #include "autograd/op.h"
+#include "ops/operands.h"
 
 namespace lamina {
 namespace {
@@ -15,12 +16,6 @@ struct Axes {
   int count = 0;
 };
 
-int64_t checked_axis(std::string_view op, int64_t dim, const Array& x) {
-  const int ndim = x.ndim();
-  check(dim >= -ndim && dim < ndim, op, "dim is ", dim, " and x is ", x.view(), "; expected an axis of x");
-  return dim < 0 ? dim + ndim : dim;
-}
-
 Axes axes_of(std::string_view op, const Array& x, const Attr& dim) {
   Axes axes;
   if (std::holds_alternative<None>(dim)) {
@@ -29,7 +24,7 @@ Axes axes_of(std::string_view op, const Array& x, const Attr& dim) {
     return axes;
   }
   for (int64_t d : std::get<Ints>(dim)) {
-    const int64_t axis = checked_axis(op, d, x);
+    const int axis = axis_of(op, d, x.view());
     check(!axes.is_reduced[axis], op, "dim names axis ", axis, " twice; expected distinct axes");
     axes.is_reduced[axis] = true;
     ++axes.count;
@@ -216,7 +211,7 @@ struct ArgRecord {
     if (attrs.is_none("dim"))
       axes = axes_of(name, x, None{});
     else
-      axes.is_reduced[checked_axis(name, attrs.integer("dim"), x)] = true;
+      axes.is_reduced[axis_of(name, attrs.integer("dim"), x.view())] = true;
     check(reduced_size(x.view(), axes) > 0, name, "x is ", x.view(),
           "; expected at least one element to reduce");
     out.add({Dtype::int64, reduced_shape(x, axes, attrs.boolean("keepdim"))});
@@ -233,7 +228,7 @@ struct ArgRecord {
       stream.submit(&ReduceKernels::arg_reduce, args);
       return;
     }
-    args.axis = int(checked_axis(name, attrs.integer("dim"), in[0]));
+    args.axis = axis_of(name, attrs.integer("dim"), in[0].view());
     axes.is_reduced[args.axis] = true;
     args.y = with_axes(out[0].view(), in[0].ndim(), axes);
     stream.submit(&ReduceKernels::arg_reduce, args);
@@ -253,7 +248,7 @@ const Register cumsum_op{{
     .schema = "cumsum(x, *, dim: int = 0, reverse: bool = False) -> y",
     .infer =
         [](const Inputs& in, const Attrs& attrs, Inference& out) {
-          checked_axis("cumsum", attrs.integer("dim"), in[0]);
+          axis_of("cumsum", attrs.integer("dim"), in[0].view());
           out.add(Spec::like(in[0].view(), is_floating(in[0].dtype()) ? in[0].dtype() : Dtype::int64));
         },
     .run =
@@ -261,7 +256,7 @@ const Register cumsum_op{{
           stream.submit(&ReduceKernels::cumsum,
                         CumsumArgs{.x = in[0].view(),
                                    .y = out[0].view(),
-                                   .axis = int(checked_axis("cumsum", attrs.integer("dim"), in[0])),
+                                   .axis = axis_of("cumsum", attrs.integer("dim"), in[0].view()),
                                    .is_reverse = attrs.boolean("reverse")});
         },
     .vjp = [](const Saved& s, const Inputs& dy) -> Gradients {
@@ -276,12 +271,11 @@ const Register sum_to_op{{
         [](const Inputs& in, const Attrs& attrs, Inference& out) {
           const Array& x = in[0];
           const Ints& shape = attrs.ints("shape");
-          const Tuple printed{shape.data(), int(shape.size())};
           const int added = x.ndim() - int(shape.size());
           bool fits = added >= 0;
           for (int d = 0; fits && d < int(shape.size()); ++d)
             fits = shape[size_t(d)] == 1 || shape[size_t(d)] == x.dim(d + added);
-          check(fits, "sum_to", "shape is ", printed, " and x is ", x.view(),
+          check(fits, "sum_to", "shape is ", shape, " and x is ", x.view(),
                 "; expected a shape that broadcasts to x's");
           out.add({is_floating(x.dtype()) ? x.dtype() : Dtype::int64,
                    Shape(std::span<const int64_t>(shape.data(), shape.size()))});

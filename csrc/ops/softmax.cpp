@@ -17,13 +17,13 @@ void infer(const Inputs& in, const Attrs& attrs, Inference& out) {
   constexpr const char* op = logarithm ? "log_softmax" : "softmax";
   const Array& x = in[0];
   check_kernel_dtype(op, "x", x.dtype());
-  out.add({x.dtype(), x.shape(), layout_of(seen_along(x.view(), axis_of(x, attrs, op)))});
+  out.add({x.dtype(), x.shape(), layout_of(seen_along(x.view(), axis_of(x, attrs, op)).is_channels_last)});
 }
 
 template <bool logarithm>
 void run(Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
   const Axis axis = seen_along(in[0].view(), axis_of(in[0], attrs, "softmax"));
-  const Array x = in_order(in[0], axis);
+  const Array x = dense(in[0], axis.is_channels_last);
   stream.submit(&SoftmaxKernels::forward, SoftmaxArgs{.x = x.view(),
                                                       .y = out[0].view(),
                                                       .outer = axis.O,
@@ -58,12 +58,12 @@ const Register softmax_backward_op{{
     .infer =
         [](const Inputs& in, const Attrs& attrs, Inference& out) {
           const Axis axis = seen_along(in[0].view(), axis_of(in[0], attrs, "softmax_backward"));
-          out.add({in[0].dtype(), in[0].shape(), layout_of(axis)});
+          out.add({in[0].dtype(), in[0].shape(), layout_of(axis.is_channels_last)});
         },
     .run =
         [](Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
           const Axis axis = seen_along(in[0].view(), axis_of(in[0], attrs, "softmax_backward"));
-          const Array y = in_order(in[0], axis), dy = in_order(in[1], axis);
+          const Array y = dense(in[0], axis.is_channels_last), dy = dense(in[1], axis.is_channels_last);
           stream.submit(&SoftmaxKernels::backward,
                         SoftmaxBackwardArgs{.y = y.view(),
                                             .dy = dy.view(),

@@ -84,8 +84,8 @@ class Event {
 
 py::dict build_info() {
   py::list built, supported;
-  for (Isa level : isa_levels_built()) {
-    built.append(name_of(level));
+  for (Isa level : isa_levels) {
+    if (is_built(level)) built.append(name_of(level));
     if (is_supported(level)) supported.append(name_of(level));
   }
   return py::dict(py::arg("compiler") = LAMINA_COMPILER, py::arg("isa") = name_of(isa()),

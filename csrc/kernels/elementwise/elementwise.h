@@ -5,7 +5,7 @@
 //
 // i runs over the shape of y; operands broadcast to it as in NumPy (aligned right, axes of extent 1 repeat).
 //
-// An operation computes in one of four dtypes: float32, float64, int32 or int64 (`compute_dtype` of the
+// An operation computes in one of four dtypes: float32, float64, int32 or int64 (`arithmetic_dtype` of the
 // promoted dtype of its operands). For each of them it is one function over contiguous elements, a row, and
 // knows nothing of strides and storage dtypes. One driver serves all rows: where an operand is contiguous and
 // already in the compute dtype, a row reads it in place; otherwise blocks of it are gathered, and converted,
@@ -120,8 +120,8 @@ consteval int unary_op(std::string_view name) { return index_of(unary_ops, name)
 consteval int binary_op(std::string_view name) { return index_of(binary_ops, name); }
 consteval int ternary_op(std::string_view name) { return index_of(ternary_ops, name); }
 
-constexpr Dtype compute_dtype(Dtype t) {
-  if (is_floating(t)) return t == Dtype::float64 ? t : Dtype::float32;
+constexpr Dtype arithmetic_dtype(Dtype t) {
+  if (is_floating(t)) return compute_dtype(t);
   return t == Dtype::int64 ? t : Dtype::int32;
 }
 

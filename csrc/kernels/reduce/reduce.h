@@ -29,10 +29,7 @@ namespace lamina {
 enum class Reduction : uint8_t { sum, mean, prod, max, min, any, all, variance, norm };
 
 // The dtype in which a reduction of dtype t accumulates.
-constexpr Dtype accumulate_dtype(Dtype t) {
-  if (!is_floating(t)) return Dtype::int64;
-  return t == Dtype::float64 ? t : Dtype::float32;
-}
+constexpr Dtype accumulate_dtype(Dtype t) { return is_floating(t) ? compute_dtype(t) : Dtype::int64; }
 
 struct ReduceArgs {
   Reduction op;
