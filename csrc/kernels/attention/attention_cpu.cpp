@@ -10,9 +10,9 @@
 #include "base/parallel.h"
 #include "base/scratch.h"
 #include "kernels/dropout/tile.h"
+#include "kernels/elementwise/convert.h"
 #include "kernels/gemm/block.h"
 #include "kernels/softmax/rows.h"
-#include "simd/convert.h"
 
 namespace lamina::LAMINA_ISA {
 namespace {

@@ -1,6 +1,6 @@
 #include "base/parallel.h"
+#include "kernels/elementwise/convert.h"
 #include "kernels/elementwise/rows.h"
-#include "simd/convert.h"
 
 namespace lamina::LAMINA_ISA {
 namespace {

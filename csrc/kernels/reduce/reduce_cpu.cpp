@@ -5,8 +5,8 @@
 #include "base/integer.h"
 #include "base/parallel.h"
 #include "base/scratch.h"
+#include "kernels/elementwise/convert.h"
 #include "kernels/reduce/axes.h"
-#include "simd/convert.h"
 #include "simd/lane.h"
 
 namespace lamina::LAMINA_ISA {

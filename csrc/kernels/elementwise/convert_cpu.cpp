@@ -1,27 +1,7 @@
-// Strided runs to and from contiguous runs of a compute dtype, with conversion.
-#pragma once
-
-#include "base/dtype.h"
-#include "simd/vec.h"
+#include "kernels/elementwise/convert.h"
 
 namespace lamina::LAMINA_ISA {
-
-// `stride` is in elements; 0 repeats the first one.
-using Load = void (*)(const void* x, int64_t stride, void* y, int64_t n);
-using Store = void (*)(const void* x, void* y, int64_t stride, int64_t n);
-
-// Floating values go to integers towards zero, to the narrow ones by way of int64, so that they wrap as in C.
-template <class T, class S>
-LAMINA_INLINE T converted(S x) {
-  if constexpr (sizeof(Compute<T>) != sizeof(T))
-    return narrow<T>(float(x));
-  else if constexpr (dtype_of<T> == Dtype::boolean)
-    return x != S(0);
-  else if constexpr (is_floating(dtype_of<S>) && !is_floating(dtype_of<T>))
-    return T(int64_t(x));
-  else
-    return T(x);
-}
+namespace {
 
 // True for pairs that vectors load and store: float32, bfloat16 and float16 as float32.
 template <class T, class S>
@@ -73,7 +53,9 @@ LAMINA_INLINE void dispatch_compute(Dtype compute, F&& f) {
   }
 }
 
-LAMINA_INLINE Load load_function(Dtype from, Dtype compute) {
+}  // namespace
+
+Load load_function(Dtype from, Dtype compute) {
   Load r;
   dispatch_any(from, [&](auto t) {
     dispatch_compute(compute,
@@ -81,7 +63,7 @@ LAMINA_INLINE Load load_function(Dtype from, Dtype compute) {
   });
   return r;
 }
-LAMINA_INLINE Store store_function(Dtype to, Dtype compute) {
+Store store_function(Dtype to, Dtype compute) {
   Store r;
   dispatch_any(to, [&](auto t) {
     dispatch_compute(compute,
