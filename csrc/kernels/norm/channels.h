@@ -38,6 +38,22 @@ const S* parameters(const View& v, S absent, int64_t n, S* buffer) {
   return buffer;
 }
 
+// --- memory ------------------------------------------------------------------------------------------------------
+
+// Asks for n elements from p on. Loops over several rows at once are more streams than the hardware follows; they ask for
+// the next rows themselves, in step: group_norm of channels-last bfloat16 images takes two thirds of the time.
+template <class T>
+LAMINA_INLINE void prefetch(const T* p, int64_t n) {
+  for (int64_t at = 0; at < n * int64_t(sizeof(T)); at += 64)
+    __builtin_prefetch(reinterpret_cast<const char*>(p) + at);
+}
+
+// Asks for the line to which a loop over memory in order comes 2 KB later: a tenth faster where y is in no cache.
+template <class T>
+LAMINA_INLINE void prefetch_output(T* p) {
+  __builtin_prefetch(reinterpret_cast<char*>(p) + 2048, 1);
+}
+
 // --- runs --------------------------------------------------------------------------------------------------------
 
 // `count` runs of `length` neighbouring elements, `stride` apart, the first from element `begin`.
@@ -129,8 +145,10 @@ template <class T, class S = Compute<T>>
 LAMINA_INLINE void normalise_run(const T* x, T* y, int64_t n, S mean, S scale, S bias) {
   using V = Vec<S>;
   const V centre = V::set1(mean), factor = V::set1(scale), shift = V::set1(bias);
-  for_vectors<V>(
-      n, [&](int64_t i, auto lanes) { lanes.store(y + i, fma(lanes.load(x + i) - centre, factor, shift)); });
+  for_vectors<V>(n, [&](int64_t i, auto lanes) {
+    prefetch_output(y + i);
+    lanes.store(y + i, fma(lanes.load(x + i) - centre, factor, shift));
+  });
 }
 
 // --- columns: C of them, of dense rows ---------------------------------------------------------------------------
@@ -138,23 +156,24 @@ LAMINA_INLINE void normalise_run(const T* x, T* y, int64_t n, S mean, S scale, S
 constexpr int64_t column_group = 64;  // columns whose partial results one thread adds up
 
 // Merges K rows into the moments of the `before` rows above them, for all columns. The K rows' own moments are taken
-// in registers; all means are differences from the row `origin`, which keeps them near 0.
+// in registers, in two chains of additions; all means are differences from the row `origin`, which keeps them near 0.
 template <int K, class T, class S = Compute<T>>
 LAMINA_INLINE void merge_rows(const T* x, const T* origin, int64_t C, int64_t before, S* means, S* squares) {
   using V = Vec<S>;
   const V share = V::set1(S(K) / S(before + K)), weight = V::set1(S(before) * S(K) / S(before + K));
   for_vectors<V>(C, [&](int64_t c, auto lanes) {
+    prefetch(x + K * (C + c), K * V::N);
     const V start = lanes.load(origin + c);
-    V rows[K], sum = V::zero(), own = V::zero();
+    V rows[K], sums[2] = {V::zero(), V::zero()}, own[2] = {V::zero(), V::zero()};
     for (int k = 0; k < K; ++k) {
       rows[k] = lanes.load(x + k * C + c) - start;
-      sum = sum + rows[k];
+      sums[k % 2] = sums[k % 2] + rows[k];
     }
-    const V mean = sum * V::set1(S(1) / S(K));
-    for (int k = 0; k < K; ++k) own = fma(rows[k] - mean, rows[k] - mean, own);
+    const V mean = (sums[0] + sums[1]) * V::set1(S(1) / S(K));
+    for (int k = 0; k < K; ++k) own[k % 2] = fma(rows[k] - mean, rows[k] - mean, own[k % 2]);
     const V old = lanes.load(means + c), delta = mean - old;
     lanes.store(means + c, fma(delta, share, old));
-    lanes.store(squares + c, lanes.load(squares + c) + fma(delta * delta, weight, own));
+    lanes.store(squares + c, lanes.load(squares + c) + fma(delta * delta, weight, own[0] + own[1]));
   });
 }
 
@@ -172,6 +191,8 @@ template <int K, class T, class S = Compute<T>>
 LAMINA_INLINE void add_rows(const T* dy, const T* x, const S* mean, int64_t C, S* sums, S* dots) {
   using V = Vec<S>;
   for_vectors<V>(C, [&](int64_t c, auto lanes) {
+    prefetch(dy + K * (C + c), K * V::N);
+    prefetch(x + K * (C + c), K * V::N);
     const V centre = lanes.load(mean + c);
     V sum = V::zero(), dot = V::zero();
     for (int k = 0; k < K; ++k) {
@@ -199,6 +220,7 @@ LAMINA_INLINE void normalise_rows(const T* x, T* y, int64_t rows, int64_t C, con
                                   const S* bias) {
   for (int64_t i = 0; i < rows; ++i, x += C, y += C)
     for_vectors<Vec<S>>(C, [&](int64_t c, auto lanes) {
+      prefetch_output(y + c);
       const auto d = lanes.load(x + c) - lanes.load(mean + c);
       lanes.store(y + c, fma(d, lanes.load(scale + c), lanes.load(bias + c)));
     });
