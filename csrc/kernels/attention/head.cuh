@@ -1,4 +1,4 @@
-// What the device kernels of attention.h share: a head's mask, its dropout, and which keys a query sees.
+// What the device kernels of attention.h share: a head's mask, which keys a query sees, and which weights are kept.
 #pragma once
 
 #include "kernels/attention/attention.h"
@@ -10,6 +10,12 @@ namespace lamina::LAMINA_DEVICE {
 template <class S>
 LAMINA_PRIM S shift_of(S max) {
   return max == -S(INFINITY) ? S(0) : max;
+}
+
+// Row `row` of the matrix of a head.
+template <class T>
+LAMINA_PRIM T* row_at(const View& v, int64_t head, int64_t row = 0) {
+  return v.as<T>() + offset_of_head(v, head) + row * row_stride_of(v);
 }
 
 template <class T>
@@ -38,37 +44,42 @@ struct Head {
     return score + reinterpret_cast<const S*>(mask)[at];
   }
 
-  // The counter of Philox whose words decide about query i and the keys j + 16 e, e < 8, of one tile.
-  LAMINA_PRIM int64_t counter(int64_t i, int64_t j) const {
-    const int64_t tile = (n * L + i) * dropout_tiles(keys) + j / dropout_elements_per_tile;
-    return tile * counters_per_tile + j % counters_per_tile;
-  }
+  // What weights that are kept are multiplied with: 1 without dropout.
+  LAMINA_PRIM S dropout_scale() const { return a.dropout_p < 1 ? 1 / S(1 - a.dropout_p) : S(0); }
 };
 
-// keep / (1 - dropout_p), from the words of a key's counter.
-struct DeviceDropout {
-  Philox philox;
-  uint32_t threshold;
-  double scale;
+// Which weights dropout keeps, of `Rows` queries and a tile of keys: bit e of bits[row][k] is that of key k + 16 e of the
+// tile, all eight from the words of one counter of Philox. In shared memory.
+template <int Rows>
+struct KeptWeights {
+  uint8_t bits[Rows][counters_per_tile];
 
-  LAMINA_PRIM DeviceDropout(const AttentionArgs& a)
-      : philox(a.pair.as<const int64_t>()),
-        threshold(uint32_t(a.dropout_p * 65536.0 + 0.5)),
-        scale(a.dropout_p < 1 ? 1 / (1 - a.dropout_p) : 0.0) {}
+  // Of the queries from i on and the tile that has key j. Who calls waits before it and, with all threads, after it.
+  template <class T>
+  LAMINA_PRIM void draw(const Head<T>& head, int64_t i, int64_t j) {
+    const Philox philox(head.a.pair.template as<const int64_t>());
+    const uint32_t threshold = uint32_t(head.a.dropout_p * 65536.0 + 0.5);
+    const int64_t tiles = dropout_tiles(head.keys),
+                  first = (head.n * head.L + i) * tiles + j / dropout_elements_per_tile;
+#pragma unroll 1
+    for (int at = prim::thread(); at < Rows * counters_per_tile; at += prim::threads()) {
+      const int row = at / counters_per_tile, k = at % counters_per_tile;
+      const auto words = philox((first + row * tiles) * counters_per_tile + k);
+      uint32_t kept = 0;
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        kept |= uint32_t((words[w] & 0xffff) >= threshold) << 2 * w;
+        kept |= uint32_t((words[w] >> 16) >= threshold) << (2 * w + 1);
+      }
+      bits[row][k] = uint8_t(kept);
+    }
+  }
 
-  // Of key number e of those that share a counter.
-  LAMINA_PRIM double factor(const prim::Pack<uint32_t, 4>& words, int e) const {
-    const uint32_t word = e < 4 ? e < 2 ? words[0] : words[1] : e < 6 ? words[2] : words[3];
-    const uint32_t draw = e % 2 ? word >> 16 : word & 0xffff;
-    return draw >= threshold ? scale : 0;
+  // Of query i + row and key j + column, where j is a multiple of 16.
+  LAMINA_PRIM bool at(int row, int64_t j, int column) const {
+    const int e = int(j % dropout_elements_per_tile) / counters_per_tile + column / counters_per_tile;
+    return bits[row][column % counters_per_tile] >> e & 1;
   }
 };
-
-// keep / (1 - dropout_p) of one score.
-template <class T>
-LAMINA_PRIM Compute<T> keep_factor(const Head<T>& head, const DeviceDropout& dropout, int64_t i, int64_t j) {
-  const prim::Pack<uint32_t, 4> words = dropout.philox(head.counter(i, j));
-  return dropout.factor(words, int(j % dropout_elements_per_tile) / counters_per_tile);
-}
 
 }  // namespace lamina::LAMINA_DEVICE

@@ -27,7 +27,21 @@ struct AttentionTile {
   struct Shared {
     S a[slice_depth][I + 4], b[slice_depth][wide + 4];
     S weights[I][J + 4];  // the axis that is summed outermost
+    KeptWeights<I> kept;
   };
+};
+
+// The block's tile of results: rows of a head from `row` on, columns from `column` on.
+template <class Tile>
+struct TilePlace {
+  int64_t head, row, column;
+
+  LAMINA_PRIM TilePlace(int64_t rows, int64_t slices) {
+    const int64_t block = prim::block(), row_tiles = ceil_div(rows, Tile::I);
+    head = block / slices / row_tiles;
+    row = block / slices % row_tiles * Tile::I;
+    column = block % slices * Tile::C;
+  }
 };
 
 // slice[k][line] = m(line, k) for k of the slice and lines of the block; 0 where there is none. Threads take neighbouring k,
@@ -54,13 +68,10 @@ LAMINA_PRIM void load_rows(S (&slice)[slice_depth][Pitch], const T* m, int64_t r
 template <int U, int V, class S, int PitchA, int PitchB>
 LAMINA_PRIM void multiply_slices(S (&sum)[U][V], const S (*a)[PitchA], const S (*b)[PitchB]) {
   const int row = prim::thread() / 16 * U, column = prim::thread() % 16 * V;
-#pragma unroll
+#pragma unroll 4  // the whole slice takes nvcc twice as long
   for (int k = 0; k < slice_depth; ++k) {
-    S x[U], y[V];
-#pragma unroll
-    for (int u = 0; u < U; ++u) x[u] = a[k][row + u];
-#pragma unroll
-    for (int v = 0; v < V; ++v) y[v] = b[k][column + v];
+    const auto x = prim::load_vector<U>(&a[k][row]);
+    const auto y = prim::load_vector<V>(&b[k][column]);
 #pragma unroll
     for (int u = 0; u < U; ++u)
 #pragma unroll
@@ -106,26 +117,27 @@ LAMINA_PRIM void multiply_weights(typename Tile::Shared& shared, const T* x, int
 // weights[k][line]: k counts rows of the patch or, transposed, its columns.
 template <bool IsTransposed, class Tile>
 LAMINA_PRIM void store_weights(typename Tile::Shared& shared, const typename Tile::S (&w)[Tile::R][Tile::R]) {
-  const int row = prim::thread() / 16 * Tile::R, column = prim::thread() % 16 * Tile::R;
+  constexpr int R = Tile::R;
+  const int row = prim::thread() / 16 * R, column = prim::thread() % 16 * R;
   prim::block_sync();  // who still reads the weights before
 #pragma unroll
-  for (int u = 0; u < Tile::R; ++u)
+  for (int k = 0; k < R; ++k) {
+    prim::Pack<typename Tile::S, R> line;
 #pragma unroll
-    for (int v = 0; v < Tile::R; ++v)
-      if constexpr (IsTransposed)
-        shared.weights[column + v][row + u] = w[u][v];
-      else
-        shared.weights[row + u][column + v] = w[u][v];
+    for (int i = 0; i < R; ++i) line[i] = IsTransposed ? w[i][k] : w[k][i];
+    prim::store_vector(IsTransposed ? &shared.weights[column + k][row] : &shared.weights[row + k][column],
+                       line);
+  }
 }
 
 // factor * sum to the rows and columns that exist.
 template <class Tile, class T>
-LAMINA_PRIM void store_sums(const View& y, int64_t head, int64_t row, int64_t column,
+LAMINA_PRIM void store_sums(const View& y, const TilePlace<Tile>& place,
                             const typename Tile::S (&factor)[Tile::R],
                             const typename Tile::S (&sum)[Tile::R][Tile::W]) {
-  const int64_t first_row = row + prim::thread() / 16 * Tile::R,
-                first_column = column + prim::thread() % 16 * Tile::W;
-  T* out = y.as<T>() + offset_of_head(y, head);
+  const int64_t first_row = place.row + prim::thread() / 16 * Tile::R,
+                first_column = place.column + prim::thread() % 16 * Tile::W;
+  T* out = row_at<T>(y, place.head);
 #pragma unroll
   for (int u = 0; u < Tile::R; ++u)
 #pragma unroll
@@ -140,22 +152,26 @@ __global__ __launch_bounds__(attention_threads, 1) void forward_kernel(Attention
   using S = Compute<T>;
   constexpr int R = Tile::R, W = Tile::W, I = Tile::I, J = Tile::J;
   auto& shared = prim::shared_memory<typename Tile::Shared>();
-  const int64_t block = prim::block(), L = rows_of(a.query), i_tiles = ceil_div(L, I);
-  if (block >= tiles) return;
-  const int64_t slice = block % slices, i0 = block / slices % i_tiles * I, n = block / slices / i_tiles;
+  if (prim::block() >= tiles) return;
+  const int64_t L = rows_of(a.query);
+  const TilePlace<Tile> place(L, slices);
+  const int64_t n = place.head, i0 = place.row;
   const Head<T> head(a, n);
-  const int64_t m = n / a.group, column = slice * Tile::C;
-  const T* query = a.query.as<T>() + offset_of_head(a.query, n) + i0 * row_stride_of(a.query);
-  const T* key = a.key.as<T>() + offset_of_head(a.key, m);
-  const T* value = a.value.as<T>() + offset_of_head(a.value, m) + column;
-  const int64_t row = i0 + prim::thread() / 16 * R;
-  const int lane_column = prim::thread() % 16 * R;
+  const T* query = row_at<T>(a.query, n, i0);
+  const T* key = row_at<T>(a.key, n / a.group);
+  const T* value = row_at<T>(a.value, n / a.group) + place.column;
+  const int thread_row = prim::thread() / 16 * R, thread_column = prim::thread() % 16 * R;
+  const int64_t row = i0 + thread_row;
 
   S max[R], sum[R], y[R][W] = {};
 #pragma unroll
   for (int u = 0; u < R; ++u) max[u] = -S(INFINITY), sum[u] = 0;
   const int64_t keys = head.keys_seen(smaller(i0 + I, L) - 1);
   for (int64_t j0 = 0; j0 < keys; j0 += J) {
+    if (a.dropout_p > 0 && j0 % dropout_elements_per_tile == 0) {
+      prim::block_sync();  // who still asks for the tile before
+      shared.kept.draw(head, i0, j0);
+    }
     S p[R][R];
     multiply_rows<Tile>(shared, query, row_stride_of(a.query), L - i0, key + j0 * row_stride_of(a.key),
                         row_stride_of(a.key), head.keys - j0, columns_of(a.query), p);
@@ -164,7 +180,7 @@ __global__ __launch_bounds__(attention_threads, 1) void forward_kernel(Attention
       S top = max[u];
 #pragma unroll
       for (int v = 0; v < R; ++v) {
-        p[u][v] = head.masked(p[u][v] * S(a.scale), row + u, j0 + lane_column + v);
+        p[u][v] = head.masked(p[u][v] * S(a.scale), row + u, j0 + thread_column + v);
         top = prim::max(top, p[u][v]);
       }
       for (int bits = 8; bits > 0; bits /= 2) top = prim::max(top, prim::shuffle_xor(top, bits));
@@ -179,53 +195,61 @@ __global__ __launch_bounds__(attention_threads, 1) void forward_kernel(Attention
       for (int w = 0; w < W; ++w) y[u][w] *= factor;
     }
     if (a.dropout_p > 0) {
-      const DeviceDropout dropout(a);
+      prim::block_sync();  // what was drawn is there
 #pragma unroll
       for (int u = 0; u < R; ++u)
 #pragma unroll
-        for (int v = 0; v < R; ++v) p[u][v] *= keep_factor(head, dropout, row + u, j0 + lane_column + v);
+        for (int v = 0; v < R; ++v)
+          if (!shared.kept.at(thread_row + u, j0, thread_column + v)) p[u][v] = 0;
     }
     store_weights<true, Tile>(shared, p);
     multiply_weights<Tile>(shared, value + j0 * row_stride_of(a.value), row_stride_of(a.value),
-                           head.keys - j0, columns_of(a.value) - column, y);
+                           head.keys - j0, columns_of(a.value) - place.column, y);
   }
 
   S factor[R];
 #pragma unroll
   for (int u = 0; u < R; ++u) {
-    factor[u] = sum[u] == 0 ? S(0) : 1 / sum[u];  // a sum of 0 has only zeros above it
-    if (slice == 0 && lane_column == 0 && row + u < L)
+    factor[u] = sum[u] == 0 ? S(0) : head.dropout_scale() / sum[u];  // a sum of 0 has only zeros above it
+    if (place.column == 0 && thread_column == 0 && row + u < L)
       a.logsumexp.as<S>()[n * L + row + u] = shift_of(max[u]) + prim::log(sum[u]);
   }
-  store_sums<Tile, T>(a.y, n, i0, column, factor, y);
+  store_sums<Tile, T>(a.y, place, factor, y);
 }
 
-// A patch of scores: weights are keep / (1 - dropout_p) * p, and ds as in attention.h.
+// A patch of scores: weights are keep * p, and ds as in attention.h.
 template <class T, class Tile>
 struct ScorePatch {
   typename Tile::S weights[Tile::R][Tile::R], ds[Tile::R][Tile::R];
 
+  // Rows of a head from i0 and j0 on, where `query` and `key` begin.
   LAMINA_PRIM ScorePatch(const AttentionBackwardArgs& b, const Head<T>& head, typename Tile::Shared& shared,
                          const T* query, const T* dy, const T* key, const T* value, int64_t i0, int64_t j0) {
     using S = Compute<T>;
     const AttentionArgs& a = b.forward;
+    if (a.dropout_p > 0) {
+      prim::block_sync();  // who still asks for the tile before
+      shared.kept.draw(head, i0, j0);
+    }
     multiply_rows<Tile>(shared, query, row_stride_of(a.query), head.L - i0, key, row_stride_of(a.key),
                         head.keys - j0, columns_of(a.query), weights);
     multiply_rows<Tile>(shared, dy, row_stride_of(b.dy), head.L - i0, value, row_stride_of(a.value),
                         head.keys - j0, columns_of(a.value), ds);
+    if (a.dropout_p > 0) prim::block_sync();  // what was drawn is there
     const S* D = static_cast<const S*>(b.workspace) + head.n * head.L;
     const S* logsumexp = a.logsumexp.as<S>() + head.n * head.L;
+    const int thread_row = prim::thread() / 16 * Tile::R, thread_column = prim::thread() % 16 * Tile::R;
 #pragma unroll
     for (int u = 0; u < Tile::R; ++u) {
-      const int64_t i = i0 + prim::thread() / 16 * Tile::R + u;
+      const int64_t i = i0 + thread_row + u;
       const S shift = i < head.L ? shift_of(logsumexp[i]) : S(0), subtracted = i < head.L ? D[i] : S(0);
 #pragma unroll
       for (int v = 0; v < Tile::R; ++v) {
-        const int64_t j = j0 + prim::thread() % 16 * Tile::R + v;
-        const S p = prim::exp(head.masked(weights[u][v] * S(a.scale), i, j) - shift);
-        const S r = a.dropout_p > 0 ? keep_factor(head, DeviceDropout(a), i, j) : S(1);
-        weights[u][v] = r * p;
-        ds[u][v] = p * (r * ds[u][v] - subtracted);
+        const int column = thread_column + v;
+        const S p = prim::exp(head.masked(weights[u][v] * S(a.scale), i, j0 + column) - shift);
+        const bool is_kept = !(a.dropout_p > 0) || shared.kept.at(thread_row + u, j0, column);
+        weights[u][v] = is_kept ? p : S(0);
+        ds[u][v] = p * ((is_kept ? head.dropout_scale() * ds[u][v] : S(0)) - subtracted);
       }
     }
   }
@@ -235,41 +259,41 @@ template <class T, class Tile>
 __global__ __launch_bounds__(attention_threads, 1) void key_backward_kernel(AttentionBackwardArgs b,
                                                                             int64_t tiles, int64_t slices) {
   using S = Compute<T>;
-  constexpr int R = Tile::R, I = Tile::I, J = Tile::J;
+  constexpr int R = Tile::R;
   const AttentionArgs& a = b.forward;
   auto& shared = prim::shared_memory<typename Tile::Shared>();
-  const int64_t block = prim::block(), L = rows_of(a.query), j_tiles = ceil_div(rows_of(a.key), J);
-  if (block >= tiles) return;
-  const int64_t column = block % slices * Tile::C, j0 = block / slices % j_tiles * J,
-                m = block / slices / j_tiles;
-  const T* key = a.key.as<T>() + offset_of_head(a.key, m) + j0 * row_stride_of(a.key);
-  const T* value = a.value.as<T>() + offset_of_head(a.value, m) + j0 * row_stride_of(a.value);
+  if (prim::block() >= tiles) return;
+  const TilePlace<Tile> place(rows_of(a.key), slices);
+  const int64_t m = place.head, j0 = place.row, L = rows_of(a.query);
+  const T* key = row_at<T>(a.key, m, j0);
+  const T* value = row_at<T>(a.value, m, j0);
   S dkey[R][Tile::W] = {}, dvalue[R][Tile::W] = {};
   for (int64_t n = m * a.group; n < (m + 1) * a.group; ++n) {
     const Head<T> head(a, n);
-    for (int64_t i0 = a.is_causal ? j0 : 0; i0 < L; i0 += I) {
-      const T* query = a.query.as<T>() + offset_of_head(a.query, n) + i0 * row_stride_of(a.query);
-      const T* dy = b.dy.as<T>() + offset_of_head(b.dy, n) + i0 * row_stride_of(b.dy);
+    for (int64_t i0 = a.is_causal ? j0 : 0; i0 < L; i0 += Tile::I) {
+      const T* query = row_at<T>(a.query, n, i0);
+      const T* dy = row_at<T>(b.dy, n, i0);
       const ScorePatch<T, Tile> patch(b, head, shared, query, dy, key, value, i0, j0);
       store_weights<false, Tile>(shared, patch.weights);
-      multiply_weights<Tile>(shared, dy + column, row_stride_of(b.dy), L - i0, columns_of(a.value) - column,
-                             dvalue);
+      multiply_weights<Tile>(shared, dy + place.column, row_stride_of(b.dy), L - i0,
+                             columns_of(a.value) - place.column, dvalue);
       store_weights<false, Tile>(shared, patch.ds);
-      multiply_weights<Tile>(shared, query + column, row_stride_of(a.query), L - i0,
-                             columns_of(a.query) - column, dkey);
+      multiply_weights<Tile>(shared, query + place.column, row_stride_of(a.query), L - i0,
+                             columns_of(a.query) - place.column, dkey);
     }
   }
-  S scale[R], one[R];
+  S of_key[R], of_value[R];
+  const S dropout_scale = Head<T>(a, 0).dropout_scale();
 #pragma unroll
-  for (int u = 0; u < R; ++u) scale[u] = S(a.scale), one[u] = 1;
-  store_sums<Tile, T>(b.dkey, m, j0, column, scale, dkey);
-  store_sums<Tile, T>(b.dvalue, m, j0, column, one, dvalue);
+  for (int u = 0; u < R; ++u) of_key[u] = S(a.scale), of_value[u] = dropout_scale;
+  store_sums<Tile, T>(b.dkey, place, of_key, dkey);
+  store_sums<Tile, T>(b.dvalue, place, of_value, dvalue);
 }
 
 // A patch of ds to dmask.
 template <class S, class M, int R>
 LAMINA_PRIM void store_dmask(const View& dmask, int64_t n, int64_t i0, int64_t j0, const S (&ds)[R][R]) {
-  M* out = dmask.as<M>() + offset_of_head(dmask, n);
+  M* out = row_at<M>(dmask, n);
 #pragma unroll
   for (int u = 0; u < R; ++u)
 #pragma unroll
@@ -287,16 +311,14 @@ __global__ __launch_bounds__(attention_threads, 1) void query_backward_kernel(At
   constexpr int R = Tile::R, I = Tile::I, J = Tile::J;
   const AttentionArgs& a = b.forward;
   auto& shared = prim::shared_memory<typename Tile::Shared>();
-  const int64_t block = prim::block(), L = rows_of(a.query), i_tiles = ceil_div(L, I);
-  if (block >= tiles) return;
-  const int64_t column = block % slices * Tile::C, i0 = block / slices % i_tiles * I,
-                n = block / slices / i_tiles;
+  if (prim::block() >= tiles) return;
+  const int64_t L = rows_of(a.query);
+  const TilePlace<Tile> place(L, slices);
+  const int64_t n = place.head, i0 = place.row;
   const Head<T> head(a, n);
-  const T* query = a.query.as<T>() + offset_of_head(a.query, n) + i0 * row_stride_of(a.query);
-  const T* dy = b.dy.as<T>() + offset_of_head(b.dy, n) + i0 * row_stride_of(b.dy);
-  const T* key = a.key.as<T>() + offset_of_head(a.key, n / a.group);
-  const T* value = a.value.as<T>() + offset_of_head(a.value, n / a.group);
-  const bool writes_dmask = b.dmask && column == 0;
+  const T* query = row_at<T>(a.query, n, i0);
+  const T* dy = row_at<T>(b.dy, n, i0);
+  const bool writes_dmask = b.dmask && place.column == 0;
   const int64_t keys = head.keys_seen(smaller(i0 + I, L) - 1);
   S dquery[R][Tile::W] = {};
   for (int64_t j0 = 0; j0 < (writes_dmask ? head.keys : keys); j0 += J) {
@@ -306,12 +328,12 @@ __global__ __launch_bounds__(attention_threads, 1) void query_backward_kernel(At
                                    : store_dmask<S, S>(b.dmask, n, i0, j0, zeros);
       continue;
     }
-    const T* key_rows = key + j0 * row_stride_of(a.key);
-    const ScorePatch<T, Tile> patch(b, head, shared, query, dy, key_rows, value + j0 * row_stride_of(a.value),
-                                    i0, j0);
+    const T* key = row_at<T>(a.key, n / a.group, j0);
+    const T* value = row_at<T>(a.value, n / a.group, j0);
+    const ScorePatch<T, Tile> patch(b, head, shared, query, dy, key, value, i0, j0);
     store_weights<true, Tile>(shared, patch.ds);
-    multiply_weights<Tile>(shared, key_rows + column, row_stride_of(a.key), head.keys - j0,
-                           columns_of(a.key) - column, dquery);
+    multiply_weights<Tile>(shared, key + place.column, row_stride_of(a.key), head.keys - j0,
+                           columns_of(a.key) - place.column, dquery);
     if (writes_dmask)
       b.dmask.dtype == dtype_of<T> ? store_dmask<S, T>(b.dmask, n, i0, j0, patch.ds)
                                    : store_dmask<S, S>(b.dmask, n, i0, j0, patch.ds);
@@ -319,17 +341,18 @@ __global__ __launch_bounds__(attention_threads, 1) void query_backward_kernel(At
   S scale[R];
 #pragma unroll
   for (int u = 0; u < R; ++u) scale[u] = S(a.scale);
-  store_sums<Tile, T>(b.dquery, n, i0, column, scale, dquery);
+  store_sums<Tile, T>(b.dquery, place, scale, dquery);
 }
 
 // Calls f(Tile) for the tile that suits so many columns of results.
 template <class T, class F>
 void dispatch_attention_tile(int64_t columns, F f) {
-  if constexpr (sizeof(Compute<T>) == 8)  // half as many in the same registers
+  if constexpr (sizeof(T) == 8)  // half as many in the same registers
     f(Type<AttentionTile<T, 2, 4>>{});
-  else if (columns <= 64)
+  else if (sizeof(T) == 2 ||
+           columns <= 64)  // 16-bit elements come here seldom: one tile builds faster than two
     f(Type<AttentionTile<T, 4, 4>>{});
-  else
+  else if constexpr (sizeof(T) == 4)
     f(Type<AttentionTile<T, 4, 8>>{});
 }
 
