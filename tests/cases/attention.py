@@ -138,6 +138,19 @@ DROPOUT = [
         enable_gqa=True,
     ),
     Sample("dropout, 8 features", *qkv(20, 40, 8, leading=(2,)), None, STATE.copy(), dropout_p=0.3),
+    Sample(
+        "dropout of several tiles and blocks, grouped",
+        Arr(2, 66, 8),
+        Arr(1, 132, 8),
+        Arr(1, 132, 16),
+        None,
+        STATE.copy(),
+        dropout_p=0.3,
+        enable_gqa=True,
+    ),
+    Sample(
+        "dropout, head of 72, causal", *qkv(18, 140, 72, leading=()), None, STATE.copy(), dropout_p=0.4, is_causal=True
+    ),
     Sample("dropout of all", *qkv(5, 7, 4), None, STATE.copy(), dropout_p=1.0),
     Sample("no dropout", *qkv(5, 7, 4), None, STATE.copy()),
 ]

@@ -59,8 +59,8 @@ struct KeptWeights {
   LAMINA_PRIM void draw(const Head<T>& head, int64_t i, int64_t j) {
     const Philox philox(head.a.pair.template as<const int64_t>());
     const uint32_t threshold = uint32_t(head.a.dropout_p * 65536.0 + 0.5);
-    const int64_t tiles = dropout_tiles(head.keys),
-                  first = (head.n * head.L + i) * tiles + j / dropout_elements_per_tile;
+    const int64_t tiles = dropout_tiles(prim::opaque(head.keys));  // nothing of this waits in registers
+    const int64_t first = (head.n * head.L + i) * tiles + j / dropout_elements_per_tile;
 #pragma unroll 1
     for (int at = prim::thread(); at < Rows * counters_per_tile; at += prim::threads()) {
       const int row = at / counters_per_tile, k = at % counters_per_tile;

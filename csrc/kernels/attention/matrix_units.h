@@ -12,9 +12,9 @@ inline bool has_aligned_rows(const View& x) {
   return is_aligned;
 }
 inline bool suits_matrix_units(const AttentionArgs& a) {
-  return size_of(a.query.dtype) == 2 && a.dropout_p == 0 &&
-         larger(columns_of(a.query), columns_of(a.value)) <= 128 && has_aligned_rows(a.query) &&
-         has_aligned_rows(a.key) && has_aligned_rows(a.value) && has_aligned_rows(a.y);
+  return size_of(a.query.dtype) == 2 && larger(columns_of(a.query), columns_of(a.value)) <= 128 &&
+         has_aligned_rows(a.query) && has_aligned_rows(a.key) && has_aligned_rows(a.value) &&
+         has_aligned_rows(a.y);
 }
 inline bool suits_matrix_units(const AttentionBackwardArgs& b) {
   return suits_matrix_units(b.forward) && has_aligned_rows(b.dy) && has_aligned_rows(b.dquery) &&

@@ -1,5 +1,5 @@
-// Attention on the matrix units, for 16-bit elements and up to 128 features in rows of whole 16 bytes, without dropout: more
-// sums, or the numbers of Philox beside them, do not fit the registers.
+// Attention on the matrix units, for 16-bit elements and up to 128 features in rows of whole 16 bytes: more sums do not fit
+// the registers. What dropout keeps does not lie there either: the block draws it into shared memory (head.cuh).
 //
 // A block of 4 warps has 64 rows of its own in shared memory, of which each warp multiplies 16 with all rows of the other
 // operand that pass by. The scores of a warp are fragments of 16 x 8, and after exp they are, rounded, the first operand
@@ -34,13 +34,14 @@ struct RowTile {
   // Copies the first `rows` rows of `columns` elements; the others become zero.
   template <class T>
   LAMINA_PRIM void load(const T* from, int64_t row_stride, int64_t rows, int64_t columns) {
-    constexpr int chunks = D / 8;
-#pragma unroll 4
-    for (int at = prim::thread(); at < Rows * chunks; at += mma_threads) {
-      const int row = at / chunks, chunk = at % chunks;
+    constexpr int chunks = D / 8, rows_per_pass = mma_threads / chunks;
+    const int first = prim::thread() / chunks, chunk = prim::thread() % chunks;
+    const T* next = from + first * row_stride + chunk * 8;
+#pragma unroll 2  // more would keep the addresses of all in registers
+    for (int row = first; row < Rows; row += rows_per_pass, next += rows_per_pass * row_stride) {
       const bool exists = row < rows && chunk * 8 < columns;
-      prim::copy_async<16>(bytes + AlongFeatures<Rows, D>::offset(row, chunk),
-                           exists ? from + row * row_stride + chunk * 8 : from, exists ? 16 : 0);
+      prim::copy_async<16>(bytes + AlongFeatures<Rows, D>::offset(row, chunk), exists ? next : from,
+                           exists ? 16 : 0);
     }
   }
 };
@@ -103,7 +104,7 @@ LAMINA_PRIM int column_of(int j, int c) { return j * 8 + prim::lane() % 4 * 2 + 
 template <class T, int F>
 LAMINA_PRIM void store_sums(const View& y, int64_t head, int64_t row, const float (&factor)[2],
                             const float (&sums)[F][4]) {
-  T* out = y.as<T>() + offset_of_head(y, head);
+  T* out = row_at<T>(y, head);
 #pragma unroll
   for (int j = 0; j < F; ++j)
 #pragma unroll
@@ -130,35 +131,32 @@ LAMINA_PRIM void mask_scores(const Head<T>& head, int64_t i, int64_t j, float (&
     begin[r] = int(larger(0, smaller(low - first, 8 * F)));
     end[r] = row < rows ? int(larger(0, smaller(high - first, 8 * F))) : 0;
   }
+  const int64_t i_stride = head.mask ? row_stride_of(a.mask) : 0;
+  const int64_t j_stride = head.mask ? a.mask.strides[a.mask.ndim - 1] : 0;
+  const int64_t row_stride = IsTransposed ? j_stride : i_stride;
+  const int64_t column_stride = IsTransposed ? i_stride : j_stride;
   const auto apply = [&](auto masked) {
+    int64_t at = i * i_stride + j * j_stride + row_of(0) * row_stride + column_of(0, 0) * column_stride;
 #pragma unroll
-    for (int f = 0; f < F; ++f)
+    for (int f = 0; f < F; ++f) {
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
         const int column = column_of(f, c);
         const bool exists = column >= begin[c / 2] && column < end[c / 2];
-        scores[f][c] = exists ? masked(scores[f][c], row_of(c), column) : -INFINITY;
+        const int64_t element = at + c / 2 * 8 * row_stride + c % 2 * column_stride;
+        scores[f][c] = exists ? masked(scores[f][c], element) : -INFINITY;
       }
+      at = prim::opaque(at + 8 * column_stride);  // the addresses of all elements would take the registers
+    }
   };
-  if (!head.mask) return apply([](float s, int, int) { return s; });
-  const int64_t i_stride = prim::opaque(row_stride_of(a.mask));
-  const int64_t j_stride = prim::opaque(a.mask.strides[a.mask.ndim - 1]);
-  const int64_t first = i * i_stride + j * j_stride;
-  const auto at = [&](int row, int column) {
-    return first + (IsTransposed ? column : row) * i_stride + (IsTransposed ? row : column) * j_stride;
-  };
-  if (a.mask.dtype == Dtype::boolean)
-    apply([&](float s, int row, int column) {
-      return reinterpret_cast<const bool*>(head.mask)[at(row, column)] ? s : -INFINITY;
-    });
+  if (!head.mask)
+    apply([](float s, int64_t) { return s; });
+  else if (a.mask.dtype == Dtype::boolean)
+    apply([&](float s, int64_t at) { return reinterpret_cast<const bool*>(head.mask)[at] ? s : -INFINITY; });
   else if (a.mask.dtype == dtype_of<T>)
-    apply([&](float s, int row, int column) {
-      return s + prim::widen(reinterpret_cast<const T*>(head.mask)[at(row, column)]);
-    });
+    apply([&](float s, int64_t at) { return s + prim::widen(reinterpret_cast<const T*>(head.mask)[at]); });
   else
-    apply([&](float s, int row, int column) {
-      return s + reinterpret_cast<const float*>(head.mask)[at(row, column)];
-    });
+    apply([&](float s, int64_t at) { return s + reinterpret_cast<const float*>(head.mask)[at]; });
 }
 
 // Keys that pass by: the scores of 64 are 32 registers, beside the D / 2 of y.
@@ -169,10 +167,11 @@ template <int D>
 struct ForwardShared {
   RowTile<own_rows, D> query;
   RowTile<forward_rows<D>, D> key, value;
+  KeptWeights<own_rows> kept;
 };
 
 template <class T, int D>
-__global__ __launch_bounds__(mma_threads) void forward_mma_kernel(AttentionArgs a, int64_t tiles) {
+__global__ __launch_bounds__(mma_threads, 2) void forward_mma_kernel(AttentionArgs a, int64_t tiles) {
   constexpr int J = forward_rows<D>;
   auto& shared = prim::shared_memory<ForwardShared<D>>();
   const int64_t block = prim::block(), L = rows_of(a.query), i_tiles = ceil_div(L, own_rows);
@@ -181,14 +180,13 @@ __global__ __launch_bounds__(mma_threads) void forward_mma_kernel(AttentionArgs 
   const Head<T> head(a, n);
   const int64_t E = columns_of(a.query), Ev = columns_of(a.value), last = smaller(i0 + own_rows, L) - 1;
   const int64_t keys = head.keys_seen(last);
-  const T* key = a.key.as<T>() + offset_of_head(a.key, m);
-  const T* value = a.value.as<T>() + offset_of_head(a.value, m);
+  const T* key = row_at<T>(a.key, m);
+  const T* value = row_at<T>(a.value, m);
   const auto load_key = [&](int64_t j0) {
     if (j0 < keys) shared.key.load(key + j0 * row_stride_of(a.key), row_stride_of(a.key), head.keys - j0, E);
     prim::copy_commit();
   };
-  shared.query.load(a.query.as<T>() + offset_of_head(a.query, n) + i0 * row_stride_of(a.query),
-                    row_stride_of(a.query), L - i0, E);
+  shared.query.load(row_at<T>(a.query, n, i0), row_stride_of(a.query), L - i0, E);
   load_key(0);
 
   float max[2] = {-INFINITY, -INFINITY}, sum[2] = {};
@@ -196,6 +194,7 @@ __global__ __launch_bounds__(mma_threads) void forward_mma_kernel(AttentionArgs 
   for (int64_t j0 = 0; j0 < keys; j0 += J) {
     shared.value.load(value + j0 * row_stride_of(a.value), row_stride_of(a.value), head.keys - j0, Ev);
     prim::copy_commit();
+    if (a.dropout_p > 0 && j0 % dropout_elements_per_tile == 0) shared.kept.draw(head, i0, j0);
     prim::copy_wait<1>();
     prim::block_sync();  // the keys are there
     Fragments<J> p;
@@ -227,6 +226,13 @@ __global__ __launch_bounds__(mma_threads) void forward_mma_kernel(AttentionArgs 
 #pragma unroll
         for (int c = 2 * r; c < 2 * r + 2; ++c) y[j][c] *= factor;
     }
+    if (a.dropout_p > 0) {
+#pragma unroll
+      for (int j = 0; j < J / 8; ++j)
+#pragma unroll
+        for (int c = 0; c < 4; ++c)
+          if (!shared.kept.at(row_of(c), j0, column_of(j, c))) p[j][c] = 0;
+    }
     prim::copy_wait<1>();
     prim::block_sync();  // the values are there
     multiply_weights<T>(p, shared.value, y);
@@ -237,7 +243,7 @@ __global__ __launch_bounds__(mma_threads) void forward_mma_kernel(AttentionArgs 
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
     for (int bits = 2; bits > 0; bits /= 2) sum[r] += prim::shuffle_xor(sum[r], bits);
-    factor[r] = sum[r] == 0 ? 0.0f : 1 / sum[r];  // a sum of 0 has only zeros above it
+    factor[r] = sum[r] == 0 ? 0.0f : head.dropout_scale() / sum[r];  // a sum of 0 has only zeros above it
     const int64_t i = i0 + row_of(2 * r);
     if (prim::lane() % 4 == 0 && i < L)
       a.logsumexp.as<float>()[n * L + i] = shift_of(max[r]) + prim::log(sum[r]);
@@ -254,6 +260,7 @@ template <int D, bool IsOfKeys>
 struct BackwardShared {
   RowTile<own_rows, D> own[2];
   RowTile<backward_rows<D, IsOfKeys>, D> other[2];
+  KeptWeights<IsOfKeys ? backward_rows<D, IsOfKeys> : own_rows> kept;
 };
 
 // Rows of a head: query and dy, or key and value.
@@ -263,7 +270,7 @@ struct RowPair {
   int64_t stride[2], columns[2], rows;
 
   LAMINA_PRIM RowPair(const View& x, const View& y, int64_t head)
-      : data{x.as<T>() + offset_of_head(x, head), y.as<T>() + offset_of_head(y, head)},
+      : data{row_at<T>(x, head), row_at<T>(y, head)},
         stride{row_stride_of(x), row_stride_of(y)},
         columns{columns_of(x), columns_of(y)},
         rows(rows_of(x)) {}
@@ -277,7 +284,8 @@ struct RowPair {
 
 // sums[0]: dkey or dquery; sums[1]: dvalue.
 template <class T, int D, bool IsOfKeys>
-__global__ __launch_bounds__(mma_threads) void backward_mma_kernel(AttentionBackwardArgs b, int64_t tiles) {
+__global__ __launch_bounds__(mma_threads, 2) void backward_mma_kernel(AttentionBackwardArgs b,
+                                                                      int64_t tiles) {
   constexpr int P = backward_rows<D, IsOfKeys>;
   const AttentionArgs& a = b.forward;
   auto& shared = prim::shared_memory<BackwardShared<D, IsOfKeys>>();
@@ -293,6 +301,7 @@ __global__ __launch_bounds__(mma_threads) void backward_mma_kernel(AttentionBack
   else
     RowPair<T>(a.query, b.dy, own_head).load(shared.own, own);
 
+  const float dropout_scale = Head<T>(a, first_head).dropout_scale();
   float sums[IsOfKeys ? 2 : 1][D / 8][4] = {};
   for (int64_t n = first_head; n < first_head + (IsOfKeys ? a.group : 1); ++n) {
     const Head<T> head(a, n);
@@ -304,27 +313,39 @@ __global__ __launch_bounds__(mma_threads) void backward_mma_kernel(AttentionBack
         IsOfKeys || writes_dmask ? other.rows : head.keys_seen(smaller(own + own_rows, L) - 1);
     for (int64_t row = begin; row < end; row += P) {
       other.load(shared.other, row);
+      const int64_t i0 = IsOfKeys ? row : own, j0 = IsOfKeys ? own : row;
+      if (a.dropout_p > 0 && (IsOfKeys || j0 % dropout_elements_per_tile == 0))
+        shared.kept.draw(head, i0, j0);
       prim::copy_wait<0>();
       prim::block_sync();  // all rows are there
       Fragments<P> weights, ds;
       multiply_rows<T>(shared.own[0], shared.other[0], weights);
       multiply_rows<T>(shared.own[1], shared.other[1], ds);
-      const int64_t i0 = IsOfKeys ? row : own, j0 = IsOfKeys ? own : row;
 #pragma unroll
       for (int f = 0; f < P / 8; ++f)
 #pragma unroll
         for (int c = 0; c < 4; ++c) weights[f][c] *= float(a.scale);
       mask_scores<T, IsOfKeys>(head, i0, j0, weights);
+      const auto differentiate = [&](auto is_kept) {
 #pragma unroll
-      for (int f = 0; f < P / 8; ++f)
+        for (int f = 0; f < P / 8; ++f)
 #pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          const int64_t i = i0 + (IsOfKeys ? column_of(f, c) : row_of(c));
-          const float shift = i < L ? shift_of(logsumexp[i]) : 0, dot = i < L ? dots[i] : 0;
-          const float p = prim::exp(weights[f][c] - shift);
-          weights[f][c] = p;
-          ds[f][c] = p * (ds[f][c] - dot);
-        }
+          for (int c = 0; c < 4; ++c) {
+            const int row = row_of(c), column = column_of(f, c);
+            const int64_t i = i0 + (IsOfKeys ? column : row);
+            const float shift = i < L ? shift_of(logsumexp[i]) : 0, dot = i < L ? dots[i] : 0;
+            const float p = prim::exp(weights[f][c] - shift);
+            const bool keeps = is_kept(row, column);
+            weights[f][c] = keeps ? p : 0;
+            ds[f][c] = p * ((keeps ? dropout_scale * ds[f][c] : 0) - dot);
+          }
+      };
+      if (a.dropout_p > 0)
+        differentiate([&](int row, int column) {
+          return IsOfKeys ? shared.kept.at(column, j0, row) : shared.kept.at(row, j0, column);
+        });
+      else
+        differentiate([](int, int) { return true; });
       if (writes_dmask) {
         const int64_t first = offset_of_head(b.dmask, n) + i0 * row_stride_of(b.dmask) + j0;
 #pragma unroll
@@ -345,9 +366,9 @@ __global__ __launch_bounds__(mma_threads) void backward_mma_kernel(AttentionBack
     }
   }
   prim::copy_wait<0>();
-  const float scale[2] = {float(a.scale), float(a.scale)}, one[2] = {1, 1};
+  const float scale[2] = {float(a.scale), float(a.scale)}, of_values[2] = {dropout_scale, dropout_scale};
   store_sums<T>(IsOfKeys ? b.dkey : b.dquery, own_head, own, scale, sums[0]);
-  if constexpr (IsOfKeys) store_sums<T>(b.dvalue, own_head, own, one, sums[1]);
+  if constexpr (IsOfKeys) store_sums<T>(b.dvalue, own_head, own, of_values, sums[1]);
 }
 
 }  // namespace lamina::LAMINA_DEVICE
