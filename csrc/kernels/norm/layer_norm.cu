@@ -111,46 +111,45 @@ __global__ __launch_bounds__(tile_threads, 2) void rows_backward_kernel(LayerNor
     const S mean = walk.is_inside && a.mean ? a.mean.as<S>()[walk.at] : S(0);
     const S rstd = walk.is_inside ? a.rstd.as<S>()[walk.at] : S(0);
     Step<T, V> dys, xs;
-    // g = dy * weight and xhat of pack i.
-    const auto at = [&](int64_t step, int i, prim::Pack<S, V>& g, prim::Pack<S, V>& xhat) {
-      const auto weight = parameters_at<T, V>(a.weight, first + walk.unit_of(step, i) * V, S(1));
+    const auto load = [&](int64_t step) {
+      walk.load_step(a.dy.as<const T>(), step, dys, T{});
+      walk.load_step(a.x.as<const T>(), step, xs, T{});
+    };
+    // Calls f(unit, g, xhat) for the packs of a step, where g = dy * weight.
+    const auto for_packs = [&](int64_t step, auto f) {
 #pragma unroll
-      for (int v = 0; v < V; ++v) {
-        g[v] = prim::widen(dys[i][v]) * weight[v];
-        xhat[v] = (prim::widen(xs[i][v]) - mean) * rstd;
+      for (int i = 0; i < step_packs; ++i) {
+        if (!walk.has(step, i)) continue;
+        const int64_t u = walk.unit_of(step, i);
+        const auto weight = parameters_at<T, V>(a.weight, first + u * V, S(1));
+        prim::Pack<S, V> g, xhat;
+#pragma unroll
+        for (int v = 0; v < V; ++v) {
+          g[v] = prim::widen(dys[i][v]) * weight[v];
+          xhat[v] = (prim::widen(xs[i][v]) - mean) * rstd;
+        }
+        f(u, g, xhat);
       }
     };
     Sums<S> row[1] = {{0, 0}};
     for (int64_t step = 0; step < tile.steps; ++step) {
-      walk.load_step(a.dy.as<const T>(), step, dys, T{});
-      walk.load_step(a.x.as<const T>(), step, xs, T{});
+      load(step);
       Sums<S> leaf = {0, 0};
-#pragma unroll
-      for (int i = 0; i < step_packs; ++i) {
-        if (!walk.has(step, i)) continue;
-        prim::Pack<S, V> g, xhat;
-        at(step, i, g, xhat);
+      for_packs(step, [&](int64_t, const auto& g, const auto& xhat) {
 #pragma unroll
         for (int v = 0; v < V; ++v) leaf = {leaf.sum + g[v], prim::fma(g[v], xhat[v], leaf.dot)};
-      }
+      });
       row[0] = Add{}(row[0], leaf);
     }
     combine_threads(tile.tile, row, &prim::shared_memory<Sums<S>>(), Add{});
     const S shift = a.is_centred ? row[0].sum / S(a.shape.K) : S(0), slope = row[0].dot / S(a.shape.K);
     for (int64_t step = 0; step < tile.steps; ++step) {
-      if (tile.steps > 1) {
-        walk.load_step(a.dy.as<const T>(), step, dys, T{});
-        walk.load_step(a.x.as<const T>(), step, xs, T{});
-      }
-#pragma unroll
-      for (int i = 0; i < step_packs; ++i) {
-        if (!walk.has(step, i)) continue;
-        prim::Pack<S, V> g, xhat;
-        at(step, i, g, xhat);
+      if (tile.steps > 1) load(step);
+      for_packs(step, [&](int64_t u, auto& g, const auto& xhat) {
 #pragma unroll
         for (int v = 0; v < V; ++v) g[v] = prim::fma(-xhat[v], slope, g[v] - shift) * rstd;
-        walk.store(a.dx.as<T>(), walk.unit_of(step, i), g);
-      }
+        walk.store(a.dx.as<T>(), u, g);
+      });
     }
   }
 }
