@@ -235,8 +235,8 @@ inline void multiply_amx(int64_t M, int64_t N, int64_t K, Matrix<const bf16> a, 
           multiply_strips(tiles, steps, packed_a + band * strip, packed_b + panel * strip, c, pc > 0);
           if (pc + k < K) continue;
           const int64_t i = band * amx_side, j = panel * amx_side;
-          finish(epilogue, c, amx_side, i0 + i, j0 + jc + j, smaller(amx_side, M - i),
-                 smaller(amx_side, columns - j));
+          finish(epilogue, {c, amx_side, i0 + i, j0 + jc + j, smaller(amx_side, M - i),
+                            smaller(amx_side, columns - j)});
         }
       }
     }

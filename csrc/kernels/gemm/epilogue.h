@@ -10,23 +10,27 @@ namespace lamina::LAMINA_ISA {
 
 // n elements, `stride` apart, as a vector; and back.
 template <class T>
-LAMINA_INLINE VecOf<T> fetch(const T* p, int64_t stride, int n) {
-  using S = Compute<T>;
-  constexpr int N = Vec<S>::N;
-  if (stride == 1) return n == N ? Vec<S>::load(p) : Vec<S>::load(p, n);
-  if (stride == 0) return Vec<S>::set1(widen(*p));
-  S lanes[N] = {};
+[[gnu::noinline]] VecOf<T> gather(const T* p, int64_t stride, int n) {
+  Compute<T> lanes[VecOf<T>::N] = {};
   for (int i = 0; i < n; ++i) lanes[i] = widen(p[i * stride]);
-  return Vec<S>::load(lanes);
+  return VecOf<T>::load(lanes);
+}
+template <class T>
+[[gnu::noinline]] void scatter(T* p, int64_t stride, int n, VecOf<T> v) {
+  Compute<T> lanes[VecOf<T>::N];
+  v.store(lanes);
+  for (int i = 0; i < n; ++i) p[i * stride] = narrow<T>(lanes[i]);
+}
+template <class T>
+LAMINA_INLINE VecOf<T> fetch(const T* p, int64_t stride, int n) {
+  if (stride == 1) return n == VecOf<T>::N ? VecOf<T>::load(p) : VecOf<T>::load(p, n);
+  if (stride == 0) return VecOf<T>::set1(widen(*p));
+  return gather(p, stride, n);
 }
 template <class T>
 LAMINA_INLINE void put(T* p, int64_t stride, int n, VecOf<T> v) {
-  using S = Compute<T>;
-  constexpr int N = Vec<S>::N;
-  if (stride == 1) return n == N ? v.store(p) : v.store(p, n);
-  S lanes[N];
-  v.store(lanes);
-  for (int i = 0; i < n; ++i) p[i * stride] = narrow<T>(lanes[i]);
+  if (stride != 1) return scatter(p, stride, n, v);
+  n == VecOf<T>::N ? v.store(p) : v.store(p, n);
 }
 
 template <class T>
@@ -61,82 +65,113 @@ struct Epilogue {
   }
 };
 
-// Rows and columns of y from (i0, j0) on, from their complete sums, which may lie in y. `is_short`: y = act(sums +
-// factor * addend), where the addend is c, the bias, or absent.
-template <class T, class F, bool is_short>
-void finish_with(const Epilogue<T>& e, const Compute<T>* sums, int64_t ld, int64_t i0, int64_t j0,
-                 int64_t rows, int64_t cols) {
-  using S = Compute<T>;
-  constexpr int N = Vec<S>::N;
-  const Vec<S> alpha = Vec<S>::set1(e.alpha), beta = Vec<S>::set1(e.beta);
-  const Matrix<T> addend = e.bias.data ? e.bias : e.c;
-  const Vec<S> factor = e.bias.data ? Vec<S>::set1(1) : beta;
-  for (int64_t j = 0; j < cols; j += N) {
-    const int n = int(smaller(N, cols - j));
-    const auto operand = [&](const Matrix<T>& m, int64_t i) {
-      return fetch<T>(m.at(i0 + i, j0 + j).data, m.column_stride, n);
-    };
-    const auto write = [&](const Matrix<T>& m, int64_t i, Vec<S> v) {
-      put<T>(m.at(i0 + i, j0 + j).data, m.column_stride, n, v);
-    };
-    for (int64_t i = 0; i < rows; ++i) {
-      Vec<S> v = fetch<S>(sums + i * ld + j, 1, n);
-      if constexpr (is_short) {
-        if (addend.data) v = fma(factor, operand(addend, i), v);
-        v = F::value(v);
-      } else {
-        if (e.alpha != S(1)) v = v * alpha;
-        if (e.c.data) v = fma(beta, operand(e.c, i), v);
-        if (e.bias.data) v = v + operand(e.bias, i);
-        if (e.pre.data) write(e.pre, i, v);
-        v = F::value(v);
-        if (e.residual.data) v = v + operand(e.residual, i);
-      }
-      write(e.y, i, v);
+// A block of y, from (i0, j0) on, and its sums, which may lie in y.
+template <class T>
+struct EpilogueBlock {
+  Compute<T>* sums;
+  int64_t ld;
+  int64_t i0, j0, rows, cols;
+
+  // Calls f(sums, n, i, j) for every vector of the block: its sums, its lanes, and its place in y.
+  template <class F>
+  LAMINA_INLINE void for_vectors(const F& f) const {
+    constexpr int N = VecOf<T>::N;
+    const EpilogueBlock b = *this;  // in registers
+    for (int64_t j = 0; j < b.cols; j += N)
+      for (int64_t i = 0; i < b.rows; ++i)
+        f(b.sums + i * b.ld + j, int(smaller(N, b.cols - j)), b.i0 + i, b.j0 + j);
+  }
+};
+
+// sums = alpha * sums + beta * c + bias, which pre keeps.
+template <class T>
+void add_operands(const Epilogue<T>& e, const EpilogueBlock<T>& block) {
+  using V = VecOf<T>;
+  const V alpha = V::set1(e.alpha), beta = V::set1(e.beta);
+  block.for_vectors([&](Compute<T>* sums, int n, int64_t i, int64_t j) {
+    const auto operand = [&](const Matrix<T>& m) { return fetch<T>(m.at(i, j).data, m.column_stride, n); };
+    V v = fetch(sums, 1, n);
+    if (e.alpha != Compute<T>(1)) v = v * alpha;
+    if (e.c.data) v = fma(beta, operand(e.c), v);
+    if (e.bias.data) v = v + operand(e.bias);
+    if (e.pre.data) put<T>(e.pre.at(i, j).data, e.pre.column_stride, n, v);
+    put(sums, 1, n, v);
+  });
+}
+
+// y = act(sums + factor * addend) + residual.
+template <class T, class F>
+void activate(const Epilogue<T>& e, Matrix<T> addend, Compute<T> factor, const EpilogueBlock<T>& block) {
+  using V = VecOf<T>;
+  const V scale = V::set1(factor);
+  block.for_vectors([&](const Compute<T>* sums, int n, int64_t i, int64_t j) {
+    const auto operand = [&](const Matrix<T>& m) { return fetch<T>(m.at(i, j).data, m.column_stride, n); };
+    V v = fetch(sums, 1, n);
+    if (addend.data) v = fma(scale, operand(addend), v);
+    v = F::value(v);
+    if (e.residual.data) v = v + operand(e.residual);
+    put<T>(e.y.at(i, j).data, e.y.column_stride, n, v);
+  });
+}
+
+template <class T>
+[[gnu::noinline]] void finish(const Epilogue<T>& e, const EpilogueBlock<T>& block) {
+  Matrix<T> addend = e.bias.data ? e.bias : e.c;
+  const Compute<T> factor = e.bias.data ? Compute<T>(1) : e.beta;
+  if (e.alpha != 1 || (e.bias.data && e.c.data) || e.pre.data) {
+    add_operands(e, block);
+    addend = {};
+  }
+  dispatch_activation(e.activation, [&](auto f) { activate<T, decltype(f)>(e, addend, factor, block); });
+}
+
+// g = dy * act'(pre) and its column sums for the columns [j0, j1), a strip. The sums add up blocks of 64 rows, so that
+// rounding errors grow with M / 64 + 64 at most.
+inline constexpr int64_t backward_strip = 256;
+
+// Of n columns of a row: g and its addition to the sums.
+template <class T>
+using BackwardRow = void (*)(const T* dy, const T* saved, bool saved_is_y, int64_t n, T* g, Compute<T>* sums);
+
+template <class T, class F>
+void backward_row(const T* dy, const T* saved, bool saved_is_y, int64_t n, T* g, Compute<T>* sums) {
+  using V = VecOf<T>;
+  for (int64_t j = 0; j < n; j += V::N) {
+    const int lanes = int(smaller(V::N, n - j));
+    V v = fetch(dy + j, 1, lanes);
+    if constexpr (!std::is_same_v<F, Identity>) {
+      const V x = fetch(saved + j, 1, lanes);
+      v = v * F::slope(x, saved_is_y ? x : F::value(x));
     }
+    if (g) put(g + j, 1, lanes, v);
+    (V::load(sums + j) + v).store(sums + j);
   }
 }
 
 template <class T>
-[[gnu::noinline]] void finish(const Epilogue<T>& e, const Compute<T>* sums, int64_t ld, int64_t i0,
-                              int64_t j0, int64_t rows, int64_t cols) {
-  const bool is_short = e.alpha == 1 && !(e.bias.data && e.c.data) && !e.pre.data && !e.residual.data;
-  dispatch_activation(e.activation, [&](auto f) {
-    const auto with = is_short ? finish_with<T, decltype(f), true> : finish_with<T, decltype(f), false>;
-    with(e, sums, ld, i0, j0, rows, cols);
-  });
-}
-
-// g = dy * act'(pre) and its column sums for the columns [j0, j1), a strip. The sums add up blocks of 64 rows, so that
-// rounding errors grow with M / 64 + 64 at most. `is_dense`: the columns of all matrices are neighbours.
-inline constexpr int64_t backward_strip = 256;
-
-template <class T, class F, bool is_dense>
-void strip_backward(const EpilogueBackwardArgs& args, int64_t j0, int64_t j1) {
+void strip_backward(const EpilogueBackwardArgs& args, BackwardRow<T> row, int64_t j0, int64_t j1) {
   using S = Compute<T>;
-  constexpr int N = Vec<S>::N;
   constexpr int64_t strip = backward_strip, block = 64;
-  const auto matrix = [](const View& v) {
-    return Matrix<T>{v.as<T>(), v.strides[0], is_dense ? 1 : v.strides[1]};
-  };
+  const auto matrix = [](const View& v) { return Matrix<T>{v.as<T>(), v.strides[0], v.strides[1]}; };
   const Matrix<T> dy = matrix(args.dy), saved = matrix(args.saved), g = matrix(args.g);
-  const int64_t rows = args.dy.shape[0];
+  const int64_t rows = args.dy.shape[0], n = j1 - j0;
+  T dy_copy[strip], saved_copy[strip], g_copy[strip];
+  // Row i of a strip as a run: in place, or gathered.
+  const auto run = [&](const Matrix<T>& m, int64_t i, T* copy) -> const T* {
+    if (!m.data || m.column_stride == 1) return m.data ? m.at(i, j0).data : nullptr;
+    for (int64_t j = 0; j < n; ++j) copy[j] = *m.at(i, j0 + j).data;
+    return copy;
+  };
+  const bool g_is_copied = g.data && g.column_stride != 1;
   S total[strip] = {};
   for (int64_t i0 = 0; i0 < rows; i0 += block) {
-    S sum[strip] = {};
+    S sums[strip] = {};
     for (int64_t i = i0; i < smaller(i0 + block, rows); ++i) {
-      for (int64_t j = j0; j < j1; j += N) {
-        const int n = int(smaller(N, j1 - j));
-        Vec<S> v = fetch<T>(dy.at(i, j).data, dy.column_stride, n);
-        if constexpr (!std::is_same_v<F, Identity>) {
-          const Vec<S> x = fetch<T>(saved.at(i, j).data, saved.column_stride, n);
-          v = v * F::slope(x, args.saved_is_y ? x : F::value(x));
-        }
-        if (g.data) put<T>(g.at(i, j).data, g.column_stride, n, v);
-        (Vec<S>::load(sum + (j - j0)) + v).store(sum + (j - j0));
-      }
+      T* const to = g_is_copied ? g_copy : g.data ? g.at(i, j0).data : nullptr;
+      row(run(dy, i, dy_copy), run(saved, i, saved_copy), args.saved_is_y, n, to, sums);
+      for (int64_t j = 0; g_is_copied && j < n; ++j) *g.at(i, j0 + j).data = g_copy[j];
     }
-    for (int64_t j = 0; j < strip; j += N) (Vec<S>::load(total + j) + Vec<S>::load(sum + j)).store(total + j);
+    for (int64_t j = 0; j < strip; ++j) total[j] += sums[j];
   }
   if (T* dbias = args.dbias.as<T>())
     for (int64_t j = j0; j < j1; ++j) dbias[j] = narrow<T>(total[j - j0]);
@@ -144,14 +179,10 @@ void strip_backward(const EpilogueBackwardArgs& args, int64_t j0, int64_t j1) {
 
 template <class T>
 void epilogue_backward_typed(const EpilogueBackwardArgs& args) {
-  const auto is_dense = [](const View& v) { return !v || v.strides[1] == 1; };
-  const bool are_dense = is_dense(args.dy) && is_dense(args.saved) && is_dense(args.g);
-  dispatch_activation(args.activation, [&](auto f) {
-    using F = decltype(f);
-    parallel_ranges(args.dy.shape[1], backward_strip, [&](int64_t j0, int64_t j1) {
-      are_dense ? strip_backward<T, F, true>(args, j0, j1) : strip_backward<T, F, false>(args, j0, j1);
-    });
-  });
+  BackwardRow<T> row;
+  dispatch_activation(args.activation, [&](auto f) { row = backward_row<T, decltype(f)>; });
+  parallel_ranges(args.dy.shape[1], backward_strip,
+                  [&](int64_t j0, int64_t j1) { strip_backward<T>(args, row, j0, j1); });
 }
 
 }  // namespace lamina::LAMINA_ISA

@@ -133,7 +133,7 @@ struct ChunkSink {
 
   LAMINA_INLINE S* at(int64_t i, int64_t j) const { return is_tile ? base : base + i * ld + j; }
   LAMINA_INLINE void done(int64_t i, int64_t j, int rows, int cols) const {
-    if (is_last && epilogue) finish(*epilogue, at(i, j), ld, row + i, column + j, rows, cols);
+    if (is_last && epilogue) finish(*epilogue, {at(i, j), ld, row + i, column + j, rows, cols});
   }
   LAMINA_INLINE ChunkSink shifted(int64_t i, int64_t j) const {
     return {at(i, j), ld, is_tile, is_last, epilogue, row + i, column + j};
