@@ -26,20 +26,20 @@ LAMINA_EXPORT TeamRun use_team(TeamRun run);  // gives the one before
 LAMINA_EXPORT void parallel_run(int64_t chunks, void (*body)(const void* context, int64_t chunk),
                                 const void* context);
 
-// Runs body(chunk) once for every chunk in [0, chunks), in any order.
+// Runs body(chunk) once for every chunk in [0, chunks), in any order. The body is compiled once, as a function of its own.
 template <class F>
 [[gnu::always_inline]] inline void parallel_for(int64_t chunks, const F& body) {
-  if (chunks == 1) return body(int64_t(0));
-  parallel_run(
-      chunks, [](const void* context, int64_t chunk) { (*static_cast<const F*>(context))(chunk); }, &body);
+  const auto run = [](const void* context, int64_t chunk)
+                       __attribute__((noinline)) { (*static_cast<const F*>(context))(chunk); };
+  if (chunks == 1) return run(&body, 0);
+  parallel_run(chunks, run, &body);
 }
 
 // Cuts [0, n) into ranges of `grain` elements (the last may be shorter) and runs body(begin, end) for each.
 template <class F>
 [[gnu::always_inline]] inline void parallel_ranges(int64_t n, int64_t grain, const F& body) {
   if (n <= 0) return;
-  if (n <= grain) return body(int64_t(0), n);
-  parallel_for((n + grain - 1) / grain, [&](int64_t chunk) {
+  parallel_for(n <= grain ? 1 : (n + grain - 1) / grain, [&](int64_t chunk) {
     const int64_t begin = chunk * grain, end = begin + grain < n ? begin + grain : n;
     body(begin, end);
   });

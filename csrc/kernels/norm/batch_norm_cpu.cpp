@@ -1,5 +1,6 @@
 #include "kernels/norm/batch_norm.h"
 
+#include "base/parallel.h"
 #include "kernels/norm/channels.h"
 
 namespace lamina::LAMINA_ISA {
@@ -39,7 +40,7 @@ void normalise_planes(const BatchNormArgs& a, double momentum) {
   const BatchNormShape& shape = a.shape;
   const T* x = a.x.as<T>();
   T* y = a.y.as<T>();
-  for_ranges(shape.C, larger(1, 32768 / larger(1, shape.count())), [&](int64_t begin, int64_t end) {
+  parallel_ranges(shape.C, larger(1, 32768 / larger(1, shape.count())), [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       if (a.is_training)
         finish_training(a, c, moments_of(x, channel_of(shape, c)), momentum);
@@ -66,11 +67,11 @@ void normalise_columns(const BatchNormArgs& a, double momentum) {
     *partial = bias + C;  // per block: mean less the block's first row (C), sum of squares about it (C)
 
   if (a.is_training)
-    for_ranges(M, block, [&](int64_t begin, int64_t end) {
+    parallel_ranges(M, block, [&](int64_t begin, int64_t end) {
       S* means = partial + 2 * (begin / block) * C;
       column_moments(x + begin * C, end - begin, C, means, means + C);
     });
-  for_ranges(C, column_group, [&](int64_t begin, int64_t end) {
+  parallel_ranges(C, column_group, [&](int64_t begin, int64_t end) {
     double means[column_group] = {}, squares[column_group] = {};
     for (int64_t b = 0; a.is_training && b < shape.blocks(); ++b) {
       const double before = double(b * block), rows = double(smaller(M, (b + 1) * block)) - before;
@@ -93,7 +94,7 @@ void normalise_columns(const BatchNormArgs& a, double momentum) {
     }
   });
   const S* mean = a.mean.as<S>();
-  for_ranges(M, block, [&](int64_t begin, int64_t end) {
+  parallel_ranges(M, block, [&](int64_t begin, int64_t end) {
     normalise_rows(x + begin * C, y + begin * C, end - begin, C, mean, scale, bias);
   });
 }
@@ -137,7 +138,7 @@ void backward_planes(const BatchNormBackwardArgs& a) {
   const BatchNormShape& shape = a.shape;
   const T *x = a.x.as<T>(), *dy = a.dy.as<T>();
   T* dx = a.dx.as<T>();
-  for_ranges(shape.C, larger(1, 16384 / larger(1, shape.count())), [&](int64_t begin, int64_t end) {
+  parallel_ranges(shape.C, larger(1, 16384 / larger(1, shape.count())), [&](int64_t begin, int64_t end) {
     for (int64_t c = begin; c < end; ++c) {
       const auto [sum, dot] = sums_of(dy, x, a.mean.as<S>()[c], channel_of(shape, c));
       const Coefficients<S> k = finish_backward<S>(a, c, sum, dot);
@@ -169,11 +170,11 @@ void backward_columns(const BatchNormBackwardArgs& a) {
   S *shift = scale + C, *slope = shift + C;
   S* partial = slope + C;  // per block: sum dy (C), sum dy * (x - mean) (C)
 
-  for_ranges(M, block, [&](int64_t begin, int64_t end) {
+  parallel_ranges(M, block, [&](int64_t begin, int64_t end) {
     S* sums = partial + 2 * (begin / block) * C;
     column_sums(dy + begin * C, x + begin * C, end - begin, C, mean, sums, sums + C);
   });
-  for_ranges(C, column_group, [&](int64_t begin, int64_t end) {
+  parallel_ranges(C, column_group, [&](int64_t begin, int64_t end) {
     double sums[column_group] = {}, dots[column_group] = {};
     for (int64_t b = 0; b < shape.blocks(); ++b) {
       const S *block_sums = partial + 2 * b * C + begin, *block_dots = block_sums + C;
@@ -190,7 +191,7 @@ void backward_columns(const BatchNormBackwardArgs& a) {
     }
   });
   if (!dx) return;
-  for_ranges(M, block, [&](int64_t begin, int64_t end) {
+  parallel_ranges(M, block, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       for_vectors<V>(C, [&](int64_t c, auto lanes) {
         V d = lanes.load(dy + i * C + c);

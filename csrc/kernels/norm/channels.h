@@ -5,7 +5,6 @@
 #include <type_traits>
 
 #include "base/integer.h"
-#include "base/parallel.h"
 #include "base/view.h"
 #include "simd/lanes.h"
 
@@ -37,18 +36,6 @@ const S* parameters(const View& v, S absent, int64_t n, S* buffer) {
     lanes.store(buffer + i, value);
   });
   return buffer;
-}
-
-// --- threads -----------------------------------------------------------------------------------------------------
-
-template <class Body>
-[[gnu::noinline]] void run_range(const Body& body, int64_t begin, int64_t end) {
-  body(begin, end);
-}
-// parallel_ranges with one copy of the body, which it calls from three places: layer_norm_cpu is a fifth smaller.
-template <class Body>
-LAMINA_INLINE void for_ranges(int64_t n, int64_t grain, const Body& body) {
-  parallel_ranges(n, grain, [&](int64_t begin, int64_t end) { run_range(body, begin, end); });
 }
 
 // --- memory ------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 #include "kernels/norm/layer_norm.h"
 
+#include "base/parallel.h"
 #include "base/scratch.h"
 #include "kernels/norm/channels.h"
 
@@ -12,7 +13,7 @@ constexpr int64_t channels_per_task = 256;  // whose partial results are merged
 // Calls body(m, g) for the groups m = n * G + g of all samples.
 template <class Body>
 LAMINA_INLINE void for_groups(const LayerNormShape& z, const Body& body) {
-  for_ranges(z.N * z.G, larger(1, chunk_elements / larger(1, z.D())), [&](int64_t begin, int64_t end) {
+  parallel_ranges(z.N * z.G, larger(1, chunk_elements / larger(1, z.D())), [&](int64_t begin, int64_t end) {
     for (int64_t m = begin, g = begin % z.G; m < end; ++m, g = g + 1 < z.G ? g + 1 : 0) body(m, g);
   });
 }
@@ -24,7 +25,7 @@ LAMINA_INLINE void for_samples(const LayerNormShape& z, const Body& body) {
   constexpr int64_t large = 1 << 19;
   const int64_t size = z.C() * z.L;
   const int64_t together = size < large ? larger(1, chunk_elements / larger(1, size)) : z.N;
-  for_ranges(z.N, together, [&](int64_t begin, int64_t end) {
+  parallel_ranges(z.N, together, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) body(n);
   });
 }
@@ -32,7 +33,7 @@ LAMINA_INLINE void for_samples(const LayerNormShape& z, const Body& body) {
 // Calls body(block, begin, end) for the blocks of rows of sample n: of channels-last images.
 template <class Body>
 LAMINA_INLINE void for_blocks(const LayerNormShape& z, int64_t n, const Body& body) {
-  for_ranges(z.L, z.block(), [&](int64_t begin, int64_t end) {
+  parallel_ranges(z.L, z.block(), [&](int64_t begin, int64_t end) {
     body(n * z.blocks_per_sample() + begin / z.block(), n * z.L + begin, n * z.L + end);
   });
 }
@@ -115,7 +116,7 @@ void normalise_images(const LayerNormArgs& a, const S* weight, const S* bias, S*
       S* means = partial + 2 * block * C;
       column_moments(x + begin * C, end - begin, C, means, means + C);
     });
-    for_ranges(z.G, channels_per_task / larger(1, z.K) + 1, [&](int64_t first, int64_t last) {
+    parallel_ranges(z.G, channels_per_task / larger(1, z.K) + 1, [&](int64_t first, int64_t last) {
       for (int64_t g = first; g < last; ++g) {
         Moments moments;
         for (int64_t b = 0; b < z.blocks_per_sample(); ++b) {
@@ -240,7 +241,7 @@ LAMINA_INLINE void backward_samples(const LayerNormBackwardArgs& a, int64_t n, i
 template <class T, class S = Compute<T>>
 void backward_rows(const LayerNormBackwardArgs& a, const S* weight, S* partial) {
   const LayerNormShape& z = a.shape;
-  for_ranges(z.N, z.block(), [&](int64_t n, int64_t end) {
+  parallel_ranges(z.N, z.block(), [&](int64_t n, int64_t end) {
     S *sums = partial + 2 * (n / z.block()) * z.C(), *dots = sums + z.C();
     for (int64_t c = 0; c < z.C(); ++c) sums[c] = dots[c] = S(0);
     for (; n + 2 <= end; n += 2)
@@ -299,7 +300,7 @@ void backward_images(const LayerNormBackwardArgs& a, const S* weight, S* partial
       column_sums(dy + begin * C, x + begin * C, end - begin, C, mean, sums, dots);
       for (int64_t c = 0; c < C; ++c) dots[c] *= rstd[c];
     });
-    for_ranges(z.G, channels_per_task / larger(1, z.K) + 1, [&](int64_t first, int64_t last) {
+    parallel_ranges(z.G, channels_per_task / larger(1, z.K) + 1, [&](int64_t first, int64_t last) {
       for (int64_t g = first; g < last; ++g) {
         Sums total;
         for (int64_t b = 0; b < z.blocks_per_sample(); ++b) {
@@ -335,7 +336,7 @@ void backward_images(const LayerNormBackwardArgs& a, const S* weight, S* partial
 template <class S>
 void add_blocks(const LayerNormBackwardArgs& a, const S* partial) {
   const int64_t C = a.shape.C();
-  for_ranges(C, column_group, [&](int64_t begin, int64_t end) {
+  parallel_ranges(C, column_group, [&](int64_t begin, int64_t end) {
     double sums[column_group] = {}, dots[column_group] = {};
     for (int64_t b = 0; b < a.shape.blocks(); ++b) {
       const S *block_sums = partial + 2 * b * C + begin, *block_dots = block_sums + C;
