@@ -27,7 +27,10 @@ struct Head {
 
   LAMINA_PRIM Head(const AttentionArgs& a, int64_t n)
       : a(a), n(n), L(rows_of(a.query)), keys(rows_of(a.key)), mask(nullptr) {
-    if (a.mask) mask = a.mask.as<char>() + offset_of_head(a.mask, n) * size_of(a.mask.dtype);
+    if (!a.mask) return;
+    const Dtype t = a.mask.dtype;  // size_of would have its table on the stack
+    const int64_t bytes = t == Dtype::boolean ? 1 : t == dtype_of<T> ? sizeof(T) : sizeof(S);
+    mask = a.mask.as<char>() + offset_of_head(a.mask, n) * bytes;
   }
 
   // The keys that some of the queries up to `last` see are the first so many.
