@@ -57,7 +57,7 @@ template <int Rows>
 struct KeptWeights {
   uint8_t bits[Rows][counters_per_tile];
 
-  // Of the queries from i on and the tile that has key j. Who calls waits before it and, with all threads, after it.
+  // Of the queries from i on and the tile that has key j. The caller has a barrier between this and its readers, on both sides.
   template <class T>
   LAMINA_PRIM void draw(const Head<T>& head, int64_t i, int64_t j) {
     const Philox philox(head.a.pair.template as<const int64_t>());

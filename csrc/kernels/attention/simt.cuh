@@ -4,7 +4,7 @@
 // lanes. Operands pass by in slices of 16 along the axis that is summed, in compute precision, that axis outermost; then the
 // probabilities, which go to shared memory, are the first operand of the next product, and rows of values, dy, keys or
 // queries its slices. A block sums C columns of its results; where they have more, other blocks take them, and compute the
-// scores again: twice for heads of 256.
+// scores again: twice for heads of 256 in float32, four times in 16 bits.
 //
 // forward: a block per I queries.   dkey, dvalue: a block per J keys, past which queries go.   dquery: one per I queries.
 #pragma once
