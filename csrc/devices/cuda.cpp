@@ -2,6 +2,7 @@
 #include <map>
 #include <mutex>
 
+#include "base/device_library.h"
 #include "devices/check_cuda.h"
 #include "devices/check_launch.h"
 

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <cstring>
 
+#include "base/device_library.h"
 #include "devices/check_launch.h"
 #include "simt/engine.h"
 
