@@ -316,15 +316,15 @@ void inner_task(const Plan& plan, const Results& results, int64_t begin, int64_t
   alignas(64) S buffer[block];
   const int last = plan.reduced.n - 1;
   const int64_t stride = plan.reduced.x[last];
-  const Odometer start(plan.reduced, last, begin / larger(1, plan.run));
+  const int64_t first_run = begin / larger(1, plan.run), first_in_run = begin % larger(1, plan.run);
   Odometer kept(plan.kept, plan.kept.n, results.first);
   for (int64_t k = 0; k < results.n; ++k, kept.advance()) {
     const S shift_value = shift ? shift[k] : S(0);
-    Odometer reduced = start;
+    Odometer reduced(plan.reduced, last, first_run);
     V tree[48];  // sums of 2^i leaves, largest first
     int height = 0;
     int64_t leaves = 0;
-    for (int64_t at = begin, in_run = begin % larger(1, plan.run); at < end;) {
+    for (int64_t at = begin, in_run = first_in_run; at < end;) {
       const int64_t n = smaller(smaller(block, plan.run - in_run), end - at);
       const char* from = plan.x + (kept.x + reduced.x + in_run * stride) * plan.x_item;
       if (!plan.is_direct) plan.load(from, stride, buffer, n);
