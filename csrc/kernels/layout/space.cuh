@@ -99,6 +99,7 @@ struct Space {
   // Calls f(axis, index of point i along it).
   template <class F>
   LAMINA_PRIM void for_indices(int64_t i, F f) const {
+#pragma unroll 1  // kernels call it for each of several points: twice the code
     for (int d = ndim - 1; d >= 0; --d) {
       const int64_t outer = d ? extent[d].quotient(i) : 0;
       f(d, i - outer * extent[d].divisor);
