@@ -64,7 +64,9 @@ inline int64_t heads_of(const View& v) {
 // Where the matrix of head n begins, in elements.
 LAMINA_HD inline int64_t offset_of_head(const View& v, int64_t n) {
   int64_t offset = 0;
-#pragma unroll 1
+#if defined(__CUDACC__)
+#pragma unroll 1  // seldom more than two axes, and a division each
+#endif
   for (int i = v.ndim - 3; i >= 0; --i) {
     offset += n % v.shape[i] * v.strides[i];
     n /= v.shape[i];
