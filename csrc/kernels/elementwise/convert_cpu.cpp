@@ -39,36 +39,33 @@ void store_run(const void* x, void* y, int64_t stride, int64_t n) {
   }
 }
 
+// Calls f(Type<T>{}, Type<S>{}) for an element type and a compute type.
 template <class F>
-LAMINA_INLINE void dispatch_compute(Dtype compute, F&& f) {
-  switch (compute) {
-    case Dtype::float32:
-      return f(Type<float>{});
-    case Dtype::float64:
-      return f(Type<double>{});
-    case Dtype::int32:
-      return f(Type<int32_t>{});
-    default:
-      return f(Type<int64_t>{});
-  }
+LAMINA_INLINE void dispatch_conversion(Dtype element, Dtype compute, F f) {
+  dispatch_any(element, [&](auto t) {
+    switch (compute) {
+      case Dtype::float32:
+        return f(t, Type<float>{});
+      case Dtype::float64:
+        return f(t, Type<double>{});
+      case Dtype::int32:
+        return f(t, Type<int32_t>{});
+      default:
+        return f(t, Type<int64_t>{});
+    }
+  });
 }
 
 }  // namespace
 
 Load load_function(Dtype from, Dtype compute) {
   Load r;
-  dispatch_any(from, [&](auto t) {
-    dispatch_compute(compute,
-                     [&](auto s) { r = load_run<typename decltype(t)::type, typename decltype(s)::type>; });
-  });
+  dispatch_conversion(from, compute, [&]<class T, class S>(Type<T>, Type<S>) { r = load_run<T, S>; });
   return r;
 }
 Store store_function(Dtype to, Dtype compute) {
   Store r;
-  dispatch_any(to, [&](auto t) {
-    dispatch_compute(compute,
-                     [&](auto s) { r = store_run<typename decltype(t)::type, typename decltype(s)::type>; });
-  });
+  dispatch_conversion(to, compute, [&]<class T, class S>(Type<T>, Type<S>) { r = store_run<T, S>; });
   return r;
 }
 
