@@ -36,8 +36,8 @@ class Parser {
   }
 
   // name=value, …: every attribute of the schema, in its order.
-  std::vector<Attr> values(const Schema& schema) {
-    std::vector<Attr> list;
+  AttrList values(const Schema& schema) {
+    AttrList list;
     for (const AttrSpec& spec : schema.attrs) {
       if (!list.empty()) expect(",");
       if (word() != spec.name) broken();
@@ -183,13 +183,6 @@ int Schema::attr_index(std::string_view attr) const {
   for (size_t i = 0; i < attrs.size(); ++i)
     if (attrs[i].name == attr) return int(i);
   fail<TypeError>(name, "no attribute '", attr, "'");
-}
-
-Attrs::Attrs(const Schema& schema, std::vector<Attr> values)
-    : schema_(&schema), values_(std::make_shared<const std::vector<Attr>>(std::move(values))) {}
-
-const Attr& Attrs::operator[](std::string_view name) const {
-  return (*values_)[size_t(schema_->attr_index(name))];
 }
 
 std::string to_text(const Schema& schema, const Attrs& attrs) {
@@ -338,7 +331,7 @@ void evaluate(const Op& op, const Inputs& in, const Attrs& attrs, Outputs& out) 
 Attrs make_attrs(const Op& op, std::initializer_list<NamedAttr> values) {
   const Schema& schema = op.schema;
   if (schema.attrs.empty()) return {};
-  std::vector<Attr> list;
+  AttrList list;
   list.reserve(schema.attrs.size());
   for (const AttrSpec& spec : schema.attrs) list.push_back(spec.default_value);
   for (const NamedAttr& named : values) list[size_t(schema.attr_index(named.name))] = named.value;

@@ -34,6 +34,7 @@ inline std::ostream& operator<<(std::ostream& out, const Ints& v) {
 }
 using None = std::monostate;
 using Attr = std::variant<None, bool, int64_t, double, Dtype, std::string, Ints>;
+using AttrList = SmallVector<Attr, 4>;
 
 struct AttrSpec {
   enum class Kind { integer, real, boolean, string, dtype, ints };
@@ -63,10 +64,10 @@ struct Schema {
 class Attrs {
  public:
   Attrs() = default;
-  Attrs(const Schema& schema, std::vector<Attr> values);
+  Attrs(const Schema& schema, AttrList values) : body_(make_ref<Body>(schema, std::move(values))) {}
 
-  const Attr& operator[](std::string_view name) const;
-  const Attr& at(size_t position) const { return (*values_)[position]; }
+  const Attr& operator[](std::string_view name) const { return at(size_t(body_->schema.attr_index(name))); }
+  const Attr& at(size_t position) const { return body_->values[position]; }
   int64_t integer(std::string_view name) const { return std::get<int64_t>((*this)[name]); }
   double real(std::string_view name) const { return std::get<double>((*this)[name]); }
   bool boolean(std::string_view name) const { return std::get<bool>((*this)[name]); }
@@ -76,8 +77,12 @@ class Attrs {
   bool is_none(std::string_view name) const { return std::holds_alternative<None>((*this)[name]); }
 
  private:
-  const Schema* schema_ = nullptr;
-  std::shared_ptr<const std::vector<Attr>> values_;
+  struct Body : RefCounted, Pooled<Body> {
+    Body(const Schema& of, AttrList list) : schema(of), values(std::move(list)) {}
+    const Schema& schema;
+    const AttrList values;
+  };
+  Ref<Body> body_;
 };
 
 std::optional<Dtype> find_dtype(std::string_view name);  // none: there is no dtype of that name

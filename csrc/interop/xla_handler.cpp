@@ -42,7 +42,10 @@ struct BufferType {
   SmallVector<int64_t, 4> dims;
 
   bool is_of(const Buffer& b) const {
-    return b.dtype == dtype && std::equal(b.dims, b.dims + b.rank, dims.begin(), dims.end());
+    if (b.dtype != dtype || size_t(b.rank) != dims.size()) return false;
+    for (size_t i = 0; i < dims.size(); ++i)  // std::equal calls memcmp, which costs more
+      if (b.dims[i] != dims[i]) return false;
+    return true;
   }
 };
 
@@ -116,9 +119,13 @@ Call& call_of(const CallFrame& frame) {
         frame.attributes.size, " attributes; expected one string");
   const auto* span = static_cast<const ByteSpan*>(frame.attributes.values[0]);
   const std::string_view text(span->data, span->size);
-  constexpr size_t most_calls = 4096;
-  if (calls.size() == most_calls && !calls.contains(text.data())) calls.clear();
-  auto& [known, call] = calls[text.data()];
+  auto found = calls.find(text.data());
+  if (found == calls.end()) {
+    constexpr size_t most_calls = 4096;
+    if (calls.size() == most_calls) calls.clear();
+    found = calls.try_emplace(text.data()).first;
+  }
+  auto& [known, call] = found->second;
   if (known != text) {
     call = parse_call(text);
     known = text;
@@ -272,27 +279,30 @@ void compute(const Call& call, Reader arguments, Reader results) {
   call.is_vjp ? compute_gradients(call, arguments, results) : compute_outputs(call, arguments, results);
 }
 
-using CallBuffers = SmallVector<const Buffer*, 8>;  // the arguments, then the results
-
-CallBuffers buffers_of(const CallFrame& frame) {
-  CallBuffers buffers;
+// Calls f with each buffer of a call: the arguments, then the results.
+template <class F>
+void for_buffers(const CallFrame& frame, const F& f) {
   for (const Buffers* some : {&frame.arguments, &frame.results})
-    for (int64_t i = 0; i < some->size; ++i) buffers.push_back(some->buffers[i]);
-  return buffers;
+    for (int64_t i = 0; i < some->size; ++i) f(*some->buffers[i]);
 }
 
+size_t buffer_count(const CallFrame& frame) { return size_t(frame.arguments.size + frame.results.size); }
+
 // Whether a program was traced for buffers of these types.
-bool is_traced_for(const Call& call, const CallBuffers& buffers) {
-  return std::equal(call.traced_for.begin(), call.traced_for.end(), buffers.begin(), buffers.end(),
-                    [](const BufferType& type, const Buffer* b) { return type.is_of(*b); });
+bool is_traced_for(const Call& call, const CallFrame& frame) {
+  if (call.traced_for.size() != buffer_count(frame)) return false;
+  bool is_same = true;
+  const BufferType* type = call.traced_for.data();
+  for_buffers(frame, [&](const Buffer& b) { is_same &= (type++)->is_of(b); });
+  return is_same;
 }
 
 // Larger temporaries are taken one after the other, from blocks that all calls share.
 constexpr int64_t most_temporaries = 1 << 20;
 
-void trace(Call& call, const CallFrame& frame, const CallBuffers& buffers) {
+void trace(Call& call, const CallFrame& frame) {
   call.program = {};
-  if (buffers.size() <= Program::max_operands) {
+  if (buffer_count(frame) <= Program::max_operands) {
     const auto submit = [&] {
       compute(call, Reader(frame.arguments, {}, 0), Reader(frame.results, {}, frame.arguments.size));
     };
@@ -301,7 +311,8 @@ void trace(Call& call, const CallFrame& frame, const CallBuffers& buffers) {
       call.program = program;
   }
   call.traced_for.clear();
-  for (const Buffer* b : buffers) call.traced_for.push_back({b->dtype, {b->dims, b->dims + b->rank}});
+  for_buffers(frame,
+              [&](const Buffer& b) { call.traced_for.push_back({b.dtype, {b.dims, b.dims + b.rank}}); });
 }
 
 // Work of this thread goes to XLA's stream while this lives.
@@ -346,12 +357,12 @@ void execute(const CallFrame& frame, DeviceType type) {
   Call& call = call_of(frame);
   if (type == DeviceType::cpu) {
     [[maybe_unused]] const WithSubnormals with_subnormals;
-    const CallBuffers buffers = buffers_of(frame);
-    if (!is_traced_for(call, buffers)) trace(call, frame, buffers);
+    if (!is_traced_for(call, frame)) trace(call, frame);
     if (!call.program) return compute(call, {frame.arguments, {}}, {frame.results, {}});
-    SmallVector<void*, 8> addresses;
-    for (const Buffer* b : buffers) addresses.push_back(b->data);
-    call.program->run_on(addresses);
+    void* addresses[Program::max_operands];
+    size_t n = 0;
+    for_buffers(frame, [&](const Buffer& b) { addresses[n++] = b.data; });
+    call.program->run_on({addresses, n});
   } else {
     const Device device = device_of(frame, type);
     const OnStreamOf stream(frame, device);

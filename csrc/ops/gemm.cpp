@@ -104,10 +104,12 @@ View right_matrix(const View& b, bool is_transposed) {
 // (..., M, N), the batch axes broadcast.
 Shape product_shape(const char* op, const Array& a, const Array& b, bool transpose_a, bool transpose_b) {
   check_dtypes(op, "a", a, "b", b);
-  for (const auto& [name, x, is_transposed] :
-       {std::tuple("a", a, transpose_a), std::tuple("b", b, transpose_b)})
+  const auto check_axes = [&](const char* name, const Array& x, bool is_transposed) {
     check(x.ndim() >= 1 + is_transposed, op, name, " is ", x.view(), "; expected ",
           is_transposed ? "two axes or more to transpose" : "one axis or more");
+  };
+  check_axes("a", a, transpose_a);
+  check_axes("b", b, transpose_b);
   const View l = left_matrix(a.view(), transpose_a), r = right_matrix(b.view(), transpose_b);
   const int64_t K = l.shape[l.ndim - 1], K_of_b = r.shape[r.ndim - 2];
   check(K == K_of_b, op, "a sums over ", K, " elements but b over ", K_of_b, " (a ", a.view(), ", b ",
@@ -144,8 +146,15 @@ Shape result_shape(const Shape& product, const Array& a, const Array& b) {
   return shape;
 }
 
-GemmArgs product_args(const Array& a, const Array& b, const Attrs& attrs, const Array& y,
-                      const Shape& product) {
+// The shape of a product again, from that of its result.
+Shape product_shape(const View& result, const Array& a, const Array& b) {
+  View v = b.ndim() == 1 ? with_axis(result, result.ndim) : result;
+  if (a.ndim() == 1) v = with_axis(v, v.ndim - 1);
+  return shape_of(v);
+}
+
+GemmArgs product_args(const Array& a, const Array& b, const Attrs& attrs, const Array& y) {
+  const Shape product = product_shape(y.view(), a, b);
   return {.a = batch_expanded(left_matrix(a.view(), attrs.boolean("transpose_a")), product),
           .b = batch_expanded(right_matrix(b.view(), attrs.boolean("transpose_b")), product),
           .y = reshaped(y.view(), product),
@@ -194,7 +203,7 @@ void product_gradients(const Saved& s, const Array& dy, double alpha, Gradients&
   const Array &a = s.in[0], &b = s.in[1];
   const bool transpose_a = s.attrs.boolean("transpose_a"), transpose_b = s.attrs.boolean("transpose_b");
   const View l = left_matrix(a.view(), transpose_a), r = right_matrix(b.view(), transpose_b);
-  const Shape product = product_shape("matmul", a, b, transpose_a, transpose_b);
+  const Shape product = product_shape(dy.view(), a, b);
   const Array g = dy.ndim() == product.ndim ? dy : reshaped(contiguous(dy), product);
   const View &n = g.view(), t = transposed(n), lt = transposed(l);
   if (s.needs(0))
@@ -214,9 +223,7 @@ void infer_matmul(const Inputs& in, const Attrs& attrs, Inference& out) {
 }
 
 void run_matmul(Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
-  const Shape product =
-      product_shape("matmul", in[0], in[1], attrs.boolean("transpose_a"), attrs.boolean("transpose_b"));
-  stream.submit(&GemmKernels::gemm, product_args(in[0], in[1], attrs, out[0], product));
+  stream.submit(&GemmKernels::gemm, product_args(in[0], in[1], attrs, out[0]));
 }
 
 Gradients matmul_vjp(const Saved& s, const Inputs& dy) {
@@ -237,8 +244,8 @@ const Register matmul{{
 
 Shape gemm_shape(const Inputs& in, const Attrs& attrs) {
   const Array &a = in[0], &b = in[1], &c = in[2];
-  for (const auto& [name, x] : {std::pair("a", a), std::pair("b", b)})
-    check(x.ndim() >= 2, "gemm", name, " is ", x.view(), "; expected two axes or more");
+  for (const auto& [name, x] : {std::pair("a", &a), std::pair("b", &b)})
+    check(x->ndim() >= 2, "gemm", name, " is ", x->view(), "; expected two axes or more");
   const Shape product =
       product_shape("gemm", a, b, attrs.boolean("transpose_a"), attrs.boolean("transpose_b"));
   if (!c) return product;
@@ -256,11 +263,10 @@ void infer_gemm(const Inputs& in, const Attrs& attrs, Inference& out) {
 }
 
 void run_gemm(Stream& stream, const Inputs& in, const Attrs& attrs, const Outputs& out) {
-  const Shape product = out[0].shape();
-  GemmArgs args = product_args(in[0], in[1], attrs, out[0], product);
+  GemmArgs args = product_args(in[0], in[1], attrs, out[0]);
   args.alpha = attrs.real("alpha");
   if (in[2]) {
-    args.c = expanded(in[2].view(), product);
+    args.c = expanded(in[2].view(), out[0].shape());
     args.beta = attrs.real("beta");
   }
   stream.submit(&GemmKernels::gemm, args);

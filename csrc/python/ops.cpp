@@ -69,7 +69,7 @@ Attr to_attr(const Op& op, const AttrSpec& spec, PyObject* o) {
 Attrs attrs_of(const Op& op, PyObject* const* args, size_t given, NoneMeans none_means) {
   const Schema& schema = op.schema;
   if (schema.attrs.empty()) return {};
-  std::vector<Attr> values;
+  AttrList values;
   values.reserve(schema.attrs.size());
   for (size_t i = 0; i < schema.attrs.size(); ++i) {
     const AttrSpec& spec = schema.attrs[i];

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <optional>
 
 #include "base/check.h"
 #include "runtime/array.h"
@@ -74,8 +73,8 @@ void Program::find_operands() {
 }
 
 void Program::run_on(std::span<void* const> operands) {
-  std::optional<Storage> memory;
-  if (temporary_bytes_ > 0) memory.emplace(temporary_bytes_, root_arena());
+  Ref<Storage> memory;
+  if (temporary_bytes_ > 0) memory = make_ref<Storage>(temporary_bytes_, root_arena());
   for (const Place& p : places_) {
     void* const base = p.operand == temporaries ? memory->data() : operands[p.operand];
     *p.address = reinterpret_cast<uint64_t>(base) + p.offset;
@@ -84,10 +83,11 @@ void Program::run_on(std::span<void* const> operands) {
 }
 
 void Program::run_commands() const {
-  const DeviceScope scope(Device{});
+  Device device;
+  const DeviceScope scope(device);
   for (const Command& command : commands_) {
-    if (command.device != current_device()) {
-      set_current_device(command.device);
+    if (command.device != device) {
+      set_current_device(device = command.device);
       if (!command.device.is_cpu()) current_stream().enter();
     }
     command.invoke(command.kernel, command.args);
