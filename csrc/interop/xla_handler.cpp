@@ -10,11 +10,13 @@
 // are the op's outputs, then the new values of the operands that it writes; those of vjp are the gradients of the inputs
 // that have a 1. The text holds all that there is to know, so compiled programs may be stored.
 //
-// A call is executed again and again on buffers of the same shapes. On the CPU it is traced the first time, and where
-// its kernels are all that there is to it, those alone run from then on.
+// Calls are executed again and again on buffers of the same types. On the CPU one is traced the first time, and where its
+// kernels are all that there is to it, those alone run from then on, wherever in a program the same call stands.
 #include "interop/xla_ffi.h"
 
+#include <algorithm>
 #include <charconv>
+#include <list>
 #include <new>
 #include <unordered_map>
 
@@ -37,6 +39,15 @@ struct Operand {
 using Operands = std::vector<Operand>;
 using Arrays = SmallVector<Array, 8>;
 
+// Calls f with each buffer of a call: the arguments, then the results.
+template <class F>
+void for_buffers(const CallFrame& frame, const F& f) {
+  for (const Buffers* some : {&frame.arguments, &frame.results})
+    for (int64_t i = 0; i < some->size; ++i) f(*some->buffers[i]);
+}
+
+size_t buffer_count(const CallFrame& frame) { return size_t(frame.arguments.size + frame.results.size); }
+
 struct BufferType {
   DataType dtype;
   SmallVector<int64_t, 4> dims;
@@ -56,8 +67,18 @@ struct Call {
   Operands in, out, dy;        // out and dy: of a vjp
   std::vector<int64_t> slots;  // of a vjp: -1 where an input needs no gradient
 
-  std::vector<BufferType> traced_for;  // its buffers at the first execution
-  Ref<Program> program;                // on those; null where there is more to do
+  std::string text;
+  std::vector<BufferType> buffers;
+  bool is_traced = false;
+  Ref<Program> program;  // of its kernels; null where there is more to do
+
+  bool takes(const CallFrame& frame) const {
+    if (buffers.size() != buffer_count(frame)) return false;
+    bool is_same = true;
+    const BufferType* type = buffers.data();
+    for_buffers(frame, [&](const Buffer& b) { is_same &= (type++)->is_of(b); });
+    return is_same;
+  }
 };
 
 // The part of `rest` before the next separator, which is taken away with it.
@@ -111,26 +132,43 @@ Call parse_call(std::string_view text) {
   return call;
 }
 
-// Read once for each place in a program, which XLA gives the same text each time; it may reuse the memory of the text of
-// a program that is gone. Thousands of places, of some KB each, are kept: when there are more, most are of such programs.
+Call parse_call(std::string_view text, const CallFrame& frame) {
+  Call call = parse_call(text);
+  call.text = text;
+  for_buffers(frame, [&](const Buffer& b) { call.buffers.push_back({b.dtype, {b.dims, b.dims + b.rank}}); });
+  return call;
+}
+
+// The calls that a thread has read, of some KB each. They are found by the place of their text, which XLA gives the same
+// each time; it may reuse the memory of the text of a program that is gone. When there are thousands, most are of such
+// programs.
+struct KnownCalls {
+  static constexpr size_t most = 4096;
+  std::unordered_map<const char*, Call*> by_place;
+  std::unordered_map<std::string, std::list<Call>> by_text;
+  size_t count = 0;
+
+  Call& find(std::string_view text, const CallFrame& frame) {
+    const auto place = by_place.find(text.data());
+    if (place != by_place.end() && place->second->text == text && place->second->takes(frame))
+      return *place->second;
+    if (count == most || by_place.size() == most) *this = {};
+    std::list<Call>& calls = by_text[std::string(text)];
+    auto call = std::find_if(calls.begin(), calls.end(), [&](const Call& c) { return c.takes(frame); });
+    if (call == calls.end()) {
+      call = calls.insert(call, parse_call(text, frame));
+      ++count;
+    }
+    return *(by_place[text.data()] = &*call);
+  }
+};
+
 Call& call_of(const CallFrame& frame) {
-  thread_local std::unordered_map<const char*, std::pair<std::string, Call>> calls;
+  thread_local KnownCalls calls;
   check(frame.attributes.size == 1 && frame.attributes.types[0] == AttrType::string, "xla", "a call has ",
         frame.attributes.size, " attributes; expected one string");
   const auto* span = static_cast<const ByteSpan*>(frame.attributes.values[0]);
-  const std::string_view text(span->data, span->size);
-  auto found = calls.find(text.data());
-  if (found == calls.end()) {
-    constexpr size_t most_calls = 4096;
-    if (calls.size() == most_calls) calls.clear();
-    found = calls.try_emplace(text.data()).first;
-  }
-  auto& [known, call] = found->second;
-  if (known != text) {
-    call = parse_call(text);
-    known = text;
-  }
-  return call;
+  return calls.find({span->data, span->size}, frame);
 }
 
 // --- buffers -----------------------------------------------------------------------------------------------------
@@ -279,29 +317,10 @@ void compute(const Call& call, Reader arguments, Reader results) {
   call.is_vjp ? compute_gradients(call, arguments, results) : compute_outputs(call, arguments, results);
 }
 
-// Calls f with each buffer of a call: the arguments, then the results.
-template <class F>
-void for_buffers(const CallFrame& frame, const F& f) {
-  for (const Buffers* some : {&frame.arguments, &frame.results})
-    for (int64_t i = 0; i < some->size; ++i) f(*some->buffers[i]);
-}
-
-size_t buffer_count(const CallFrame& frame) { return size_t(frame.arguments.size + frame.results.size); }
-
-// Whether a program was traced for buffers of these types.
-bool is_traced_for(const Call& call, const CallFrame& frame) {
-  if (call.traced_for.size() != buffer_count(frame)) return false;
-  bool is_same = true;
-  const BufferType* type = call.traced_for.data();
-  for_buffers(frame, [&](const Buffer& b) { is_same &= (type++)->is_of(b); });
-  return is_same;
-}
-
 // Larger temporaries are taken one after the other, from blocks that all calls share.
 constexpr int64_t most_temporaries = 1 << 20;
 
 void trace(Call& call, const CallFrame& frame) {
-  call.program = {};
   if (buffer_count(frame) <= Program::max_operands) {
     const auto submit = [&] {
       compute(call, Reader(frame.arguments, {}, 0), Reader(frame.results, {}, frame.arguments.size));
@@ -310,9 +329,7 @@ void trace(Call& call, const CallFrame& frame) {
     if (!program->has_unchecked_values() && program->temporary_bytes() <= most_temporaries)
       call.program = program;
   }
-  call.traced_for.clear();
-  for_buffers(frame,
-              [&](const Buffer& b) { call.traced_for.push_back({b.dtype, {b.dims, b.dims + b.rank}}); });
+  call.is_traced = true;
 }
 
 // Work of this thread goes to XLA's stream while this lives.
@@ -357,7 +374,7 @@ void execute(const CallFrame& frame, DeviceType type) {
   Call& call = call_of(frame);
   if (type == DeviceType::cpu) {
     [[maybe_unused]] const WithSubnormals with_subnormals;
-    if (!is_traced_for(call, frame)) trace(call, frame);
+    if (!call.is_traced) trace(call, frame);
     if (!call.program) return compute(call, {frame.arguments, {}}, {frame.results, {}});
     void* addresses[Program::max_operands];
     size_t n = 0;
