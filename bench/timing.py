@@ -2,8 +2,10 @@
 
 Candidates take turns: each round times every candidate once, in rotating order, so that clock changes and
 neighbours hit all of them alike. A turn repeats the call until it lasts a millisecond. With one thread the
-clock is the CPU time of that thread, which does not count waiting for a core; with more it is wall time. On a
-GPU it is wall time from the first call of a turn until the device has done them all, and a turn lasts longer.
+clock is the CPU time of that thread, which does not count waiting for a core. With more it is wall time, turns
+last longer, and a rest comes before each: the workers of the candidate before spin for a while, and where there
+are no more cores than threads they would take one from the next. On a GPU it is wall time from the first call
+of a turn until the device has done them all.
 
 Reported are the median over rounds, the minimum, and the spread (interquartile range over median). The ratio
 to a rival is the median of the ratios within each round: what drifts slower than a round cancels.
@@ -23,6 +25,8 @@ from pathlib import Path
 import lamina
 
 TURN = 1e-3  # seconds; the clocks are good to about 100 ns, so 1e-4 of a turn
+THREADS_TURN = 5e-3  # to wake the workers costs some 50 us, 1e-2 of a turn
+REST = 15e-3  # PyTorch's workers (libgomp) spin for 9 ms after a call, Lamina's for 0.4 ms
 DEVICE_TURN = 10e-3  # to wait for the device costs some 10 us, 1e-3 of a turn
 ROUNDS = (7, 200)  # at least, at most
 BUDGET = 1.0  # seconds per row
@@ -62,9 +66,11 @@ def measure(
 ) -> dict[str, Timing]:
     """Times candidates in turns. Each is called with a running number, to choose among its buffers."""
     on_cpu = device == "cpu"
+    turn = DEVICE_TURN if not on_cpu else TURN if threads == 1 else THREADS_TURN
+    rest = REST if on_cpu and threads > 1 else 0
     clock = time.thread_time if threads == 1 and on_cpu else time.perf_counter
     wait = _nothing if on_cpu else lambda: _wait_for(device)
-    repeats = {name: _repeats(call, TURN if on_cpu else DEVICE_TURN, wait) for name, call in candidates.items()}
+    repeats = {name: _repeats(call, turn, wait) for name, call in candidates.items()}
     rounds: dict[str, list[float]] = {name: [] for name in candidates}
     order = list(candidates)
     deadline = time.perf_counter() + BUDGET * (0.1 if quick else 1)
@@ -77,6 +83,8 @@ def measure(
             for name in order[number % len(order) :] + order[: number % len(order)]:
                 call, n = candidates[name], repeats[name]
                 first = number * n
+                if rest:
+                    time.sleep(rest)
                 start = clock()
                 for i in range(first, first + n):
                     call(i)
