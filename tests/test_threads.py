@@ -1,6 +1,8 @@
 """The same bits for any number of threads, from any thread, and in a forked child."""
 
 import multiprocessing
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -54,6 +56,17 @@ def test_concurrent_callers():
     with ThreadPoolExecutor(4) as pool:
         for results in pool.map(run_all, [SMALL] * 4):
             assert_all_same(alone, results, "alone and with three other Python threads")
+
+
+def test_workers_may_use_all_cpus_again(threads):
+    """A worker that is woken on its caller's CPU leaves it, for a moment only."""
+    threads(3)
+    x = lamina.ones(1 << 20)
+    for _ in range(50):
+        time.sleep(2e-3)  # the workers fall asleep
+        lamina.functional.square(x)
+    allowed = {task: os.sched_getaffinity(int(task)) for task in os.listdir("/proc/self/task")}
+    assert set(map(frozenset, allowed.values())) == {frozenset(os.sched_getaffinity(0))}, allowed
 
 
 def _child(connection):
