@@ -62,12 +62,18 @@ class Timing:
 
 
 def measure(
-    candidates: dict[str, Callable[[int], object]], threads: int, quick: bool = False, device: str = "cpu"
+    candidates: dict[str, Callable[[int], object]],
+    threads: int,
+    quick: bool = False,
+    device: str = "cpu",
+    rest: float = REST,
 ) -> dict[str, Timing]:
-    """Times candidates in turns. Each is called with a running number, to choose among its buffers."""
+    """Times candidates in turns. Each is called with a running number, to choose among its buffers.
+
+    Those of several threads have `rest` seconds between the turns.
+    """
     on_cpu = device == "cpu"
     turn = DEVICE_TURN if not on_cpu else TURN if threads == 1 else THREADS_TURN
-    rest = REST if on_cpu and threads > 1 else 0
     clock = time.thread_time if threads == 1 and on_cpu else time.perf_counter
     wait = _nothing if on_cpu else lambda: _wait_for(device)
     repeats = {name: _repeats(call, turn, wait) for name, call in candidates.items()}
@@ -83,7 +89,7 @@ def measure(
             for name in order[number % len(order) :] + order[: number % len(order)]:
                 call, n = candidates[name], repeats[name]
                 first = number * n
-                if rest:
+                if on_cpu and threads > 1:
                     time.sleep(rest)
                 start = clock()
                 for i in range(first, first + n):
