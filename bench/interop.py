@@ -223,7 +223,7 @@ def in_turn(threads: int, options: argparse.Namespace, out: Report) -> None:
 def per_op_in_jit(options: argparse.Namespace, out: Report) -> None:
     """One op of a compiled chain of `CHAIN`, next to a chain of jnp.dot.
 
-    In wall time: XLA has threads. They are the same for both, so there is no rest.
+    In wall time: XLA has threads. They are the same for both, so turns do not wait for them to sleep.
     """
     import jax
     import jax.numpy as jnp
@@ -245,5 +245,5 @@ def per_op_in_jit(options: argparse.Namespace, out: Report) -> None:
     for name, op in {"matmul": lambda y: F.matmul(y, x), "add": lambda y: F.add(y, x), "relu": F.relu}.items():
         if options.filter in f"{name}, jit":
             calls = {"lamina": chain(op), "jnp.dot": chain(lambda y: jnp.dot(y, x))}
-            timings = {who: t.per(CHAIN) for who, t in measure(calls, 2, options.quick, rest=0).items()}
+            timings = {who: t.per(CHAIN) for who, t in measure(calls, 2, options.quick, rests=False).items()}
             out.row(compared(f"{name}, jit", 2, timings))

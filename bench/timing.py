@@ -3,9 +3,10 @@
 Candidates take turns: each round times every candidate once, in rotating order, so that clock changes and
 neighbours hit all of them alike. A turn repeats the call until it lasts a millisecond. With one thread the
 clock is the CPU time of that thread, which does not count waiting for a core. With more it is wall time, turns
-last longer, and a rest comes before each: the workers of the candidate before spin for a while, and where there
-are no more cores than threads they would take one from the next. On a GPU it is wall time from the first call
-of a turn until the device has done them all.
+last longer, and each begins when all threads of the process sleep: the workers of the candidate before spin for
+a while (Lamina's for 0.4 ms, PyTorch's for 9, those of OpenBLAS for a hundred), and where there are no more cores
+than threads they would take one from the next. On a GPU it is wall time from the first call of a turn until the
+device has done them all.
 
 Reported are the median over rounds, the minimum, and the spread (interquartile range over median). The ratio
 to a rival is the median of the ratios within each round: what drifts slower than a round cancels.
@@ -26,7 +27,6 @@ import lamina
 
 TURN = 1e-3  # seconds; the clocks are good to about 100 ns, so 1e-4 of a turn
 THREADS_TURN = 5e-3  # to wake the workers costs some 50 us, 1e-2 of a turn
-REST = 15e-3  # PyTorch's workers (libgomp) spin for 9 ms after a call, Lamina's for 0.4 ms
 DEVICE_TURN = 10e-3  # to wait for the device costs some 10 us, 1e-3 of a turn
 ROUNDS = (7, 200)  # at least, at most
 BUDGET = 1.0  # seconds per row
@@ -66,11 +66,11 @@ def measure(
     threads: int,
     quick: bool = False,
     device: str = "cpu",
-    rest: float = REST,
+    rests: bool = True,
 ) -> dict[str, Timing]:
     """Times candidates in turns. Each is called with a running number, to choose among its buffers.
 
-    Those of several threads have `rest` seconds between the turns.
+    Those of several threads have turns that begin when the process is at rest, unless `rests` is false.
     """
     on_cpu = device == "cpu"
     turn = DEVICE_TURN if not on_cpu else TURN if threads == 1 else THREADS_TURN
@@ -89,8 +89,8 @@ def measure(
             for name in order[number % len(order) :] + order[: number % len(order)]:
                 call, n = candidates[name], repeats[name]
                 first = number * n
-                if on_cpu and threads > 1:
-                    time.sleep(rest)
+                if on_cpu and threads > 1 and rests:
+                    _wait_for_rest()
                 start = clock()
                 for i in range(first, first + n):
                     call(i)
@@ -103,6 +103,15 @@ def measure(
 
 def _nothing() -> None:
     pass
+
+
+def _wait_for_rest() -> None:
+    """Waits until no thread of the process works, or a second has passed."""
+    for _ in range(500):
+        before = time.process_time()
+        time.sleep(2e-3)
+        if time.process_time() - before < 2e-4:
+            return
 
 
 def _wait_for(device: str) -> None:
