@@ -33,6 +33,8 @@ case $kind in
   thread) runtime=libtsan.so ;;
 esac
 export PYTHONMALLOC=malloc OPENBLAS_NUM_THREADS=1  # the threads of NumPy's BLAS synchronise unseen
-export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 TSAN_OPTIONS=report_signal_unsafe=0
+export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
+echo 'race:_dl_deallocate_tls' >"$build/suppressions"  # glibc frees what threads that have ended leave, ordered unseen
+export TSAN_OPTIONS=report_signal_unsafe=0:die_after_fork=0:suppressions=$build/suppressions
 export LD_PRELOAD="$(g++ -print-file-name=$runtime) $(g++ -print-file-name=libstdc++.so)"
 python -m pytest -p no:cacheprovider -n 0 "$@"
