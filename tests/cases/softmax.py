@@ -25,6 +25,7 @@ SAMPLES = [
     Sample("one element", Arr(1, 1)),
     Sample("vector", Arr(11)),
     Sample("10 classes", Arr(7, 10)),
+    Sample("10 classes, several tiles of rows", Arr(131, 10)),
     *[Sample(f"row of {C}", Arr(3, C)) for C in (7, 8, 9, 15, 16, 17, 31, 33, 67)],
     Sample("axis 0", Arr(13, 5), dim=0),
     Sample("axis 0 of 64 columns", Arr(3, 64), dim=0),

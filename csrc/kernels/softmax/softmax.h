@@ -18,7 +18,8 @@
 // row is read from memory in each pass, so it takes the online form (blocks of L1 size; the sum is rescaled
 // when the max grows; Milakov and Gimelshein, arXiv:1805.02867) and computes exp again rather than store and
 // reload it.
-// Columns: a tile of neighbouring positions at once, online too, their max and sum in L1.
+// Columns: a tile of neighbouring positions at once, online too, their max and sum in L1. Tiles of short rows are turned
+// into columns (rows of 10 take 0.4 to 0.6 of the time).
 #pragma once
 
 #include "base/kernel_table.h"

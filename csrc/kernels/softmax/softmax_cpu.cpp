@@ -83,6 +83,33 @@ template <class T>
   }
 }
 
+// Whether rows are short enough to leave most lanes idle, and to wait for each of their sums.
+template <class T>
+constexpr bool is_short(int64_t C, bool logarithm) {
+  return logarithm ? C <= 3 * VecOf<T>::N : C < 2 * VecOf<T>::N;
+}
+
+// to[j, i] = from[i, j]
+template <class T>
+LAMINA_INLINE void turn(const T* from, int64_t from_stride, T* to, int64_t to_stride, int64_t rows,
+                        int64_t columns) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < columns; ++j) to[j * to_stride + i] = from[i * from_stride + j];
+}
+
+// Tiles of short rows are turned into columns, and back.
+template <class T>
+void short_rows(const T* x, T* y, int64_t rows, int64_t C, bool logarithm) {
+  T* const from = scratch<T>(Scratch::row, 2 * C * column_tile);
+  T* const to = from + C * column_tile;
+  for (int64_t o = 0; o < rows; o += column_tile) {
+    const int64_t n = smaller(column_tile, rows - o);
+    turn(x + o * C, C, from, column_tile, n, C);
+    columns(from, to, C, column_tile, n, logarithm);
+    turn(to, column_tile, y + o * C, C, C, n);
+  }
+}
+
 template <class T>
 [[gnu::flatten]] void backward_rows(const T* y, const T* dy, T* dx, int64_t rows, int64_t C, bool logarithm) {
   using V = VecOf<T>;
@@ -147,6 +174,7 @@ void forward(const SoftmaxArgs& a) {
     for_each(
         a.outer, a.C, a.inner,
         [&](int64_t at, int64_t n) {
+          if (is_short<T>(a.C, a.logarithm)) return short_rows(x + at, y + at, n, a.C, a.logarithm);
           (a.logarithm ? log_softmax_rows<T> : softmax_rows<T>)(x + at, y + at, n, a.C);
         },
         [&](int64_t at, int64_t n) { columns(x + at, y + at, a.C, a.inner, n, a.logarithm); });
