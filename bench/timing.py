@@ -26,7 +26,7 @@ from pathlib import Path
 import lamina
 
 TURN = 1e-3  # seconds; the clocks are good to about 100 ns, so 1e-4 of a turn
-THREADS_TURN = 5e-3  # to wake the workers costs some 50 us, 1e-2 of a turn
+THREADS_TURN = 5e-3  # the rest before it takes 10 ms and more
 DEVICE_TURN = 10e-3  # to wait for the device costs some 10 us, 1e-3 of a turn
 ROUNDS = (7, 200)  # at least, at most
 BUDGET = 1.0  # seconds per row

@@ -246,7 +246,7 @@ def test_operands_may_be_one_array_in_one_call_and_not_in_the_next(operands):
 
 def test_equal_calls_on_operands_of_other_types():
     """In one program, twice: a call is traced for each shape and dtype."""
-    a, b = (jnp.asarray(np.random.default_rng(0).integers(-9, 9, 6).astype(np.float32)) for _ in range(2))
+    a, b = jnp.asarray(np.random.default_rng(0).integers(-9, 9, (2, 6)).astype(np.float32))
     shapes = [((2, 3), (3, 2)), ((3, 2), (2, 3)), ((6, 1), (1, 6)), ((6,), (6,))]
     pairs = [(a.reshape(i).astype(t), b.reshape(j).astype(t)) for i, j in shapes for t in (jnp.float32, jnp.bfloat16)]
     multiply = jax.jit(lambda pairs: [F.matmul(x, y) for x, y in pairs])

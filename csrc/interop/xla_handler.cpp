@@ -67,7 +67,7 @@ struct Call {
   Operands in, out, dy;        // out and dy: of a vjp
   std::vector<int64_t> slots;  // of a vjp: -1 where an input needs no gradient
 
-  std::string text;
+  std::string_view text;  // lives with the call
   std::vector<BufferType> buffers;
   bool is_traced = false;
   Ref<Program> program;  // of its kernels; null where there is more to do
@@ -141,7 +141,7 @@ Call parse_call(std::string_view text, const CallFrame& frame) {
 
 // The calls that a thread has read, of some KB each. They are found by the place of their text, which XLA gives the same
 // each time; it may reuse the memory of the text of a program that is gone. When there are thousands, most are of such
-// programs.
+// programs, and all are forgotten.
 struct KnownCalls {
   static constexpr size_t most = 4096;
   std::unordered_map<const char*, Call*> by_place;
@@ -153,10 +153,10 @@ struct KnownCalls {
     if (place != by_place.end() && place->second->text == text && place->second->takes(frame))
       return *place->second;
     if (count == most || by_place.size() == most) *this = {};
-    std::list<Call>& calls = by_text[std::string(text)];
+    auto& [known, calls] = *by_text.try_emplace(std::string(text)).first;
     auto call = std::find_if(calls.begin(), calls.end(), [&](const Call& c) { return c.takes(frame); });
     if (call == calls.end()) {
-      call = calls.insert(call, parse_call(text, frame));
+      call = calls.insert(call, parse_call(known, frame));
       ++count;
     }
     return *(by_place[text.data()] = &*call);

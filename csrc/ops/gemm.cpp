@@ -104,12 +104,10 @@ View right_matrix(const View& b, bool is_transposed) {
 // (..., M, N), the batch axes broadcast.
 Shape product_shape(const char* op, const Array& a, const Array& b, bool transpose_a, bool transpose_b) {
   check_dtypes(op, "a", a, "b", b);
-  const auto check_axes = [&](const char* name, const Array& x, bool is_transposed) {
-    check(x.ndim() >= 1 + is_transposed, op, name, " is ", x.view(), "; expected ",
+  for (const auto& [name, x, is_transposed] :
+       {std::tuple("a", &a, transpose_a), std::tuple("b", &b, transpose_b)})
+    check(x->ndim() >= 1 + is_transposed, op, name, " is ", x->view(), "; expected ",
           is_transposed ? "two axes or more to transpose" : "one axis or more");
-  };
-  check_axes("a", a, transpose_a);
-  check_axes("b", b, transpose_b);
   const View l = left_matrix(a.view(), transpose_a), r = right_matrix(b.view(), transpose_b);
   const int64_t K = l.shape[l.ndim - 1], K_of_b = r.shape[r.ndim - 2];
   check(K == K_of_b, op, "a sums over ", K, " elements but b over ", K_of_b, " (a ", a.view(), ", b ",
